@@ -1,0 +1,153 @@
+"""Settings: one frozen class per concern, read once from `HEADWATER_*` environment variables.
+
+The unit is in the name. `headwater up` sets the same variables for its children that an operator sets by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from headwater.errors import DomainError
+from headwater.stream.topology import GIB, Topology
+
+PREFIX = "HEADWATER_"
+
+
+class SettingsInvalid(DomainError):
+    code = "settings.invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """HEADWATER_DATABASE_*"""
+
+    url: str = ""
+    """of the plain role headwater_app; every role needs it"""
+    writer_url: str = ""
+    """of headwater_writer; workers need it"""
+    operator_url: str = ""
+    """of headwater_operator; API servers need it for the platform operator's plane"""
+    owner_url: str = ""
+    """of the owner of the schema; only `headwater migrate` needs it"""
+    pool_size_max: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NATSSettings:
+    """HEADWATER_NATS_*"""
+
+    url: str = ""
+    """one or several, separated by commas"""
+    user: str = ""
+    password: str = field(default="", repr=False)
+    lanes: int = 4
+    partitions: int = 4
+    replicas: int = 1
+    uplink_bytes_max: int = 8 * GIB
+
+    @property
+    def servers(self) -> list[str]:
+        return [u.strip() for u in self.url.split(",") if u.strip()]
+
+    @property
+    def topology(self) -> Topology:
+        return Topology(
+            lanes=self.lanes,
+            partitions=self.partitions,
+            replicas=self.replicas,
+            uplink_bytes_max=self.uplink_bytes_max,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """HEADWATER_GATEWAY_*"""
+
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    host: str = "127.0.0.1"
+    mqtt_port: int = 1883
+    http_port: int = 8081
+    lane: int = -1
+    """which lane this process writes; -1 = by its name"""
+    connections_max: int = 200_000
+    tls_cert_file: str = ""
+    """PEM chain for the HTTPS ingest; empty = plain HTTP, meant for loopback or behind a proxy that ends TLS"""
+    tls_key_file: str = ""
+    metrics_port: int = 0
+    """Prometheus text on 127.0.0.1; 0 = off"""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """HEADWATER_WORKER_*"""
+
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    rollup_interval_s: float = 20.0
+    maintenance_interval_s: float = 60.0
+    metrics_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class APISettings:
+    """HEADWATER_API_*"""
+
+    host: str = "127.0.0.1"
+    http_port: int = 8080
+    secret_key: str = field(default="", repr=False)
+    """signs access tokens and cursors: at least 32 random bytes as text, the same on every API server"""
+    public_url: str = ""
+    """how people reach us, when it is not http://host:port"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    database: DatabaseSettings
+    nats: NATSSettings
+    gateway: GatewaySettings
+    worker: WorkerSettings
+    api: APISettings
+    log_level: str = "INFO"
+    log_format: str = "json"
+    """json, or console for people"""
+
+
+_Group = TypeVar("_Group", DatabaseSettings, NATSSettings, GatewaySettings, WorkerSettings, APISettings)
+
+
+def read(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Raises SettingsInvalid, which names the variable."""
+    return Settings(
+        database=_group(DatabaseSettings, "DATABASE_", environ),
+        nats=_group(NATSSettings, "NATS_", environ),
+        gateway=_group(GatewaySettings, "GATEWAY_", environ),
+        worker=_group(WorkerSettings, "WORKER_", environ),
+        api=_group(APISettings, "API_", environ),
+        log_level=environ.get(PREFIX + "LOG_LEVEL", "INFO").upper(),
+        log_format=environ.get(PREFIX + "LOG_FORMAT", "json"),
+    )
+
+
+def _group(group: type[_Group], prefix: str, environ: Mapping[str, str]) -> _Group:
+    values: dict[str, object] = {}
+    for setting in dataclasses.fields(group):
+        variable = PREFIX + prefix + setting.name.upper()
+        text = environ.get(variable)
+        if text is None:
+            continue
+        try:
+            values[setting.name] = {"int": int, "float": float}.get(str(setting.type), str)(text)
+        except ValueError as error:
+            raise SettingsInvalid(f"{variable} must be a number ({setting.type}), not {text!r}") from error
+    return group(**values)  # type: ignore[arg-type]  # names and types come from the class's own fields
+
+
+def require(value: str, variable: str) -> str:
+    """The value, or an error that says which variable to set."""
+    if not value:
+        raise SettingsInvalid(f"set {PREFIX}{variable}")
+    return value

@@ -1,0 +1,84 @@
+-- The registry: profiles, devices, credentials, groups, presence.
+
+CREATE TABLE profile (
+    id          uuid PRIMARY KEY,
+    tenant_id   uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    name        text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
+    definition  jsonb NOT NULL,                      -- device/profile.py: ProfileDefinition
+    version     bigint NOT NULL DEFAULT 1,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (tenant_id, name),
+    UNIQUE (tenant_id, id)
+);
+
+CREATE TABLE device (
+    id           uuid PRIMARY KEY,
+    tenant_id    uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    external_id  text NOT NULL CHECK (length(external_id) BETWEEN 1 AND 200),
+    name         text NOT NULL DEFAULT '' CHECK (length(name) <= 200),
+    profile_id   uuid NOT NULL,
+    status       text NOT NULL DEFAULT 'registered'
+                 CHECK (status IN ('registered', 'active', 'suspended', 'decommissioned')),
+    labels       jsonb NOT NULL DEFAULT '{}',        -- name -> string, for selecting
+    attributes   jsonb NOT NULL DEFAULT '{}',        -- name -> JSON, set by people and programs
+    version      bigint NOT NULL DEFAULT 1,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    updated_at   timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (tenant_id, external_id),
+    UNIQUE (tenant_id, id),
+    FOREIGN KEY (tenant_id, profile_id) REFERENCES profile (tenant_id, id)
+);
+CREATE INDEX device_profile ON device (tenant_id, profile_id);
+CREATE INDEX device_labels ON device USING gin (labels jsonb_path_ops);
+CREATE INDEX device_attributes ON device USING gin (attributes jsonb_path_ops);
+
+CREATE TABLE device_credential (
+    id           uuid PRIMARY KEY,
+    tenant_id    uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    device_id    uuid NOT NULL,
+    kind         text NOT NULL CHECK (kind IN ('token')),
+    secret_hash  bytea NOT NULL,                     -- SHA-256: the secret has 256 random bits
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    expires_at   timestamptz,
+    revoked_at   timestamptz,
+    FOREIGN KEY (tenant_id, device_id) REFERENCES device (tenant_id, id) ON DELETE CASCADE
+);
+CREATE INDEX device_credential_device ON device_credential (device_id);
+
+CREATE TABLE device_group_member (
+    tenant_id  uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    group_id   uuid NOT NULL,
+    device_id  uuid NOT NULL,
+    added_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (group_id, device_id),
+    FOREIGN KEY (tenant_id, group_id) REFERENCES device_group (tenant_id, id) ON DELETE CASCADE,
+    FOREIGN KEY (tenant_id, device_id) REFERENCES device (tenant_id, id) ON DELETE CASCADE
+);
+CREATE INDEX device_group_member_device ON device_group_member (device_id);
+
+-- What the device itself last told us, apart from telemetry. Written by the workers only.
+CREATE TABLE device_state (
+    tenant_id     uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    device_id     uuid PRIMARY KEY,
+    connected     boolean NOT NULL DEFAULT false,
+    epoch         bigint NOT NULL DEFAULT 0,         -- of the connection that last changed `connected`
+    sequence      bigint NOT NULL DEFAULT 0,
+    changed_at    timestamptz,                       -- when `connected` last changed
+    reason        text NOT NULL DEFAULT '',
+    gateway_id    uuid,                              -- who holds the connection
+    protocol      text NOT NULL DEFAULT '',
+    last_seen_at  timestamptz,                       -- of control records; telemetry has its own in telemetry_latest
+    reported      jsonb NOT NULL DEFAULT '{}',       -- attribute -> {"value": JSON, "observed_at": us}
+    version       bigint NOT NULL DEFAULT 0,         -- only rises
+    FOREIGN KEY (tenant_id, device_id) REFERENCES device (tenant_id, id) ON DELETE CASCADE
+);
+CREATE INDEX device_state_gateway ON device_state (gateway_id) WHERE connected;
+
+-- Live gateways, so that the connections of a dead one can be told to be closed.
+CREATE TABLE gateway_instance (
+    id            uuid PRIMARY KEY,
+    name          text NOT NULL,
+    started_at    timestamptz NOT NULL DEFAULT now(),
+    heartbeat_at  timestamptz NOT NULL DEFAULT now()
+);

@@ -1,0 +1,74 @@
+-- Telemetry: one row a message, its metrics as two parallel arrays. Native partitions by day of `observed_at`.
+-- No foreign keys: a device's rows are removed by the maintenance, not inside somebody's request.
+
+CREATE TABLE metric (
+    id          integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id   uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    name        text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
+    type        text NOT NULL CHECK (type IN ('float', 'integer', 'boolean', 'string', 'json', 'location')),
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (tenant_id, name, type)
+);
+
+CREATE TABLE telemetry (
+    tenant_id    uuid NOT NULL,
+    device_id    uuid NOT NULL,
+    observed_at  timestamptz NOT NULL,
+    received_at  timestamptz NOT NULL,
+    sequence     bigint NOT NULL,                    -- stream sequence of its batch
+    lane         smallint NOT NULL,
+    metrics      integer[] NOT NULL,                 -- metric.id of the float, integer and boolean values
+    numbers      float8[] NOT NULL,                  -- numbers[i] belongs to metrics[i]; true = 1
+    extras       jsonb                               -- {"<metric.id>": value}: string, json, location, integers beyond 2^53
+) PARTITION BY RANGE (observed_at);
+CREATE INDEX telemetry_device ON telemetry (device_id, observed_at);
+CREATE INDEX telemetry_sequence ON telemetry USING brin (sequence);
+
+-- Older than `telemetry_partition_days_max` when it came: rare, so it shares one partition.
+CREATE TABLE telemetry_default PARTITION OF telemetry DEFAULT;
+
+-- The newest message of each device and set of metrics; a device's latest values are the newest of each metric over its
+-- few rows. One upsert a message instead of one a value.
+CREATE TABLE telemetry_latest (
+    tenant_id    uuid NOT NULL,
+    device_id    uuid NOT NULL,
+    metric_set   bytea NOT NULL,                     -- sorted metric.ids of the message, 4 bytes each, big-endian
+    observed_at  timestamptz NOT NULL,
+    received_at  timestamptz NOT NULL,
+    epoch        bigint NOT NULL,
+    record       bigint NOT NULL,                    -- Record.sequence
+    metrics      integer[] NOT NULL,
+    numbers      float8[] NOT NULL,
+    extras       jsonb,
+    PRIMARY KEY (device_id, metric_set)
+) WITH (fillfactor = 70);
+
+-- Roll-ups of numbers. Merged additively from rows behind `ingest_position('rollup')`, so late data simply counts.
+CREATE TABLE telemetry_1m (
+    tenant_id  uuid NOT NULL,
+    device_id  uuid NOT NULL,
+    metric_id  integer NOT NULL,
+    bucket     timestamptz NOT NULL,
+    count      bigint NOT NULL,
+    sum        float8 NOT NULL,
+    min        float8 NOT NULL,
+    max        float8 NOT NULL,
+    first      float8 NOT NULL,
+    first_at   timestamptz NOT NULL,
+    last       float8 NOT NULL,
+    last_at    timestamptz NOT NULL,
+    PRIMARY KEY (device_id, metric_id, bucket)
+) PARTITION BY RANGE (bucket);
+CREATE TABLE telemetry_1h (LIKE telemetry_1m INCLUDING ALL) PARTITION BY RANGE (bucket);
+CREATE TABLE telemetry_1d (LIKE telemetry_1m INCLUDING ALL);
+CREATE TABLE telemetry_1m_default PARTITION OF telemetry_1m DEFAULT;
+CREATE TABLE telemetry_1h_default PARTITION OF telemetry_1h DEFAULT;
+
+-- How far each consumer has come, moved in the transaction that did the work. That is what makes it exactly once.
+CREATE TABLE ingest_position (
+    consumer    text NOT NULL,                       -- stream/topology.py: CONSUMERS, and 'rollup'
+    lane        integer NOT NULL,
+    sequence    bigint NOT NULL DEFAULT 0,
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, lane)
+);

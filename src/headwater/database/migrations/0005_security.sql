@@ -1,0 +1,155 @@
+-- Who may do what. Last, so that it sees every table.
+
+-- Row-level security, forced, on every table with a tenant_id. After a local setting ends it reads '', not NULL.
+DO $$
+DECLARE
+    target record;
+BEGIN
+    FOR target IN
+        SELECT c.oid::regclass AS name, c.relispartition AS is_partition
+        FROM pg_class c
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+        WHERE c.relnamespace = 'headwater'::regnamespace AND c.relkind IN ('r', 'p')
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', target.name);
+        EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', target.name);
+        -- A partition is read through its parent, whose policy applies; named itself, it shows nothing.
+        IF NOT target.is_partition THEN
+            EXECUTE format(
+                'CREATE POLICY tenant ON %s USING (tenant_id = NULLIF(current_setting(''app.tenant_id'', true), '''')::uuid)',
+                target.name);
+        END IF;
+    END LOOP;
+END
+$$;
+
+ALTER TABLE tenant ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON tenant USING (id = NULLIF(current_setting('app.tenant_id', true), '')::uuid);
+
+GRANT SELECT ON tenant TO headwater_app;
+GRANT UPDATE (name, version, updated_at) ON tenant TO headwater_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON
+    membership, device_group, api_token, idempotency_key,
+    profile, device, device_credential, device_group_member, device_state
+    TO headwater_app;
+GRANT SELECT, INSERT ON audit_entry TO headwater_app;
+GRANT SELECT ON metric, telemetry, telemetry_latest, telemetry_1m, telemetry_1h, telemetry_1d, ingest_position TO headwater_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON person, refresh_token, gateway_instance TO headwater_app;
+REVOKE DELETE ON person FROM headwater_app;
+REVOKE UPDATE ON person FROM headwater_app;
+GRANT UPDATE (name, password_hash, version, updated_at) ON person TO headwater_app;
+GRANT SELECT ON operator_token TO headwater_app;
+
+GRANT SELECT, INSERT ON telemetry, metric TO headwater_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON
+    telemetry_latest, telemetry_1m, telemetry_1h, telemetry_1d, ingest_position, device_state, gateway_instance
+    TO headwater_writer;
+GRANT UPDATE, DELETE ON telemetry TO headwater_writer;
+GRANT SELECT ON tenant, device, profile TO headwater_writer;
+GRANT DELETE ON idempotency_key, refresh_token TO headwater_writer;
+GRANT SELECT ON idempotency_key, refresh_token TO headwater_writer;
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON tenant, person, membership, operator_token, profile, audit_entry TO headwater_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, refresh_token TO headwater_operator;
+GRANT SELECT ON device, device_group, device_state, ingest_position, gateway_instance TO headwater_operator;
+
+-- Finding a tenant by a credential: the only way across tenants that the plain role has. Each returns one row or none.
+GRANT SELECT ON tenant, person, membership, api_token, device, device_credential, profile TO headwater_lookup;
+GRANT UPDATE (last_used_at) ON api_token TO headwater_lookup;
+
+CREATE FUNCTION lookup_device_credential(credential uuid)
+RETURNS TABLE (tenant_id uuid, tenant_slug text, tenant_status text, tenant_quotas jsonb, device_id uuid, external_id text,
+               device_status text, profile_id uuid, profile_version bigint, profile_definition jsonb,
+               secret_hash bytea, expires_at timestamptz, revoked_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT t.id, t.slug, t.status, t.quotas, d.id, d.external_id, d.status, p.id, p.version, p.definition,
+           c.secret_hash, c.expires_at, c.revoked_at
+    FROM device_credential c
+    JOIN device d ON d.id = c.device_id
+    JOIN tenant t ON t.id = c.tenant_id
+    JOIN profile p ON p.id = d.profile_id
+    WHERE c.id = credential
+$$;
+
+CREATE FUNCTION lookup_api_token(token uuid)
+RETURNS TABLE (id uuid, tenant_id uuid, tenant_status text, tenant_quotas jsonb, permissions text[], group_id uuid,
+               secret_hash bytea, expires_at timestamptz, revoked_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT a.id, t.id, t.status, t.quotas, a.permissions, a.group_id, a.secret_hash, a.expires_at, a.revoked_at
+    FROM api_token a JOIN tenant t ON t.id = a.tenant_id
+    WHERE a.id = token
+$$;
+
+CREATE FUNCTION touch_api_token(token uuid) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    UPDATE api_token SET last_used_at = now()
+    WHERE id = token AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
+$$;
+
+CREATE FUNCTION lookup_memberships(person uuid)
+RETURNS TABLE (tenant_id uuid, tenant_slug text, tenant_name text, tenant_status text, tenant_quotas jsonb, role text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT t.id, t.slug, t.name, t.status, t.quotas, m.role
+    FROM membership m JOIN tenant t ON t.id = m.tenant_id
+    WHERE m.person_id = person
+    ORDER BY t.slug
+$$;
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY[
+        'lookup_device_credential(uuid)', 'lookup_api_token(uuid)', 'touch_api_token(uuid)', 'lookup_memberships(uuid)']
+    LOOP
+        EXECUTE format('GRANT CREATE ON SCHEMA headwater TO headwater_lookup');
+        EXECUTE format('ALTER FUNCTION %s OWNER TO headwater_lookup', name);
+        EXECUTE format('REVOKE CREATE ON SCHEMA headwater FROM headwater_lookup');
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', name);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO headwater_app', name);
+    END LOOP;
+END
+$$;
+
+-- Partition upkeep needs the owner's right to create tables; the worker gets just these two verbs.
+CREATE FUNCTION telemetry_partition_create(parent text, starts date, ends date) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+DECLARE
+    partition text := format('%s_%s', parent, to_char(starts, 'YYYYMMDD'));
+BEGIN
+    IF parent NOT IN ('telemetry', 'telemetry_1m', 'telemetry_1h') OR starts >= ends THEN
+        RAISE EXCEPTION 'no such partition: % % %', parent, starts, ends;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('headwater.partition'));
+    IF to_regclass(partition) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)',
+                   partition, parent, starts::timestamp AT TIME ZONE 'UTC', ends::timestamp AT TIME ZONE 'UTC');
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', partition);
+    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', partition);
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION telemetry_partition_drop(partition text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+BEGIN
+    IF partition !~ '^telemetry(_1m|_1h)?_[0-9]{8}$' THEN
+        RAISE EXCEPTION 'not a partition that may be dropped: %', partition;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('headwater.partition'));
+    IF to_regclass(partition) IS NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('DROP TABLE %I', partition);
+    RETURN true;
+END
+$$;
+
+REVOKE ALL ON FUNCTION telemetry_partition_create(text, date, date), telemetry_partition_drop(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION telemetry_partition_create(text, date, date), telemetry_partition_drop(text) TO headwater_writer;
+
+-- `headwater doctor` and every role at its start ask whether the schema is up to date.
+GRANT SELECT ON migration TO headwater_app, headwater_writer, headwater_operator;

@@ -1,0 +1,90 @@
+"""What a model of device can do: its metrics, how its payloads are read, which topics it may use, how long data is kept."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+TopicFilter = Annotated[str, Meta(min_length=1, max_length=500)]
+Days = Annotated[int, Meta(ge=1, le=36_500)]
+
+
+class MetricType(StrEnum):
+    FLOAT = "float"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    STRING = "string"
+    JSON = "json"
+    LOCATION = "location"
+
+
+class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """unit is SenML or UCUM; bounds are inclusive and only for numbers."""
+
+    name: Name
+    type: MetricType = MetricType.FLOAT
+    unit: Annotated[str, Meta(max_length=50)] = ""
+    min: float | None = None
+    max: float | None = None
+    retention_days: Days | None = None
+    """None = the profile's"""
+    description: Annotated[str, Meta(max_length=500)] = ""
+
+
+class Decoder(StrEnum):
+    """How a payload becomes values. AUTO: JSON in all its shapes, or what the HTTP content type or MQTT 5 says."""
+
+    AUTO = "auto"
+    JSON = "json"
+    SENML_JSON = "senml-json"
+    SENML_CBOR = "senml-cbor"
+    CBOR = "cbor"
+    MSGPACK = "msgpack"
+
+
+class UnknownMetrics(StrEnum):
+    """What happens to a metric that the profile does not declare."""
+
+    ACCEPT = "accept"
+    DROP = "drop"
+    REJECT = "reject"
+
+
+class TopicKind(StrEnum):
+    TELEMETRY = "telemetry"
+    ATTRIBUTES = "attributes"
+    EVENT = "event"
+
+
+class TopicRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A topic that firmware already uses, and what it means here.
+
+    filter   an MQTT topic filter; `{device}` and `{external_id}` stand for the connected device
+    path     JSON pointer to the part of the payload that holds the values ("" = all of it)
+    flatten  nested objects become metrics with dotted names (`AM2301.Temperature`), as Tasmota and Zigbee2MQTT send
+    """
+
+    filter: TopicFilter
+    kind: TopicKind = TopicKind.TELEMETRY
+    decoder: Decoder = Decoder.AUTO
+    path: Annotated[str, Meta(max_length=200)] = ""
+    flatten: bool = False
+    time_key: Annotated[str, Meta(max_length=200)] = ""
+    """the member that holds the device's time, where it is not `ts` or `time`"""
+
+
+class ProfileDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    metrics: Annotated[tuple[Metric, ...], Meta(max_length=1000)] = ()
+    unknown_metrics: UnknownMetrics = UnknownMetrics.ACCEPT
+    decoder: Decoder = Decoder.AUTO
+    topics: Annotated[tuple[TopicRule, ...], Meta(max_length=100)] = ()
+    publish: Annotated[tuple[TopicFilter, ...], Meta(max_length=100)] = ()
+    """ordinary topics that the device may publish to, besides its contracts"""
+    subscribe: Annotated[tuple[TopicFilter, ...], Meta(max_length=100)] = ()
+    retention_days: Days = 365
+    future_s_max: Annotated[int, Meta(ge=0, le=86_400)] = 300
+    """how far ahead of ours a device's clock may be"""

@@ -1,0 +1,108 @@
+"""What travels in the stream: record batches and dead letters.
+
+A record is already normalised: nobody behind the gateway decodes a device's payload again. A batch is one JetStream
+message; a record's place in the stream is (lane, stream sequence of its batch, index in the batch).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+"""First element of every batch; a reader refuses what it does not know."""
+
+EXT_JSON = 1
+"""MessagePack extension: a value of type JSON, as its UTF-8 text."""
+EXT_LOCATION = 2
+"""MessagePack extension: a location, as MessagePack `[latitude, longitude]` or `[latitude, longitude, altitude_m]`."""
+
+
+class Kind(IntEnum):
+    """What a record says. Numbers are on the wire: never reuse one."""
+
+    TELEMETRY = 1
+    ATTRIBUTES = 2
+    EVENT = 3
+    CONNECTED = 4
+    DISCONNECTED = 5
+
+
+class Flag(IntEnum):
+    """Bits of `Record.flags`."""
+
+    RESENT = 1
+    """The device may have sent this before (MQTT DUP) and gave the time itself: the store keeps it once."""
+
+
+class Record(msgspec.Struct, array_like=True, gc=False):
+    """One thing that one device said, at one time.
+
+    tenant, device  16 bytes of the UUID
+    observed_at     device clock, or `received_at` where the device gave none; UTC microseconds
+    received_at     our edge; UTC microseconds
+    epoch           rises with every connection of the device; orders records of two connections
+    sequence        rises with every record of the connection
+    body            TELEMETRY, ATTRIBUTES: metric or attribute name -> float, int, bool, str, Ext (see EXT_*), or None
+                    (attributes only: forget it). EVENT: {"name": str, "data": Ext JSON}.
+                    CONNECTED: {"gateway": hex, "protocol": str, "address": str}.
+                    DISCONNECTED: {"gateway": hex, "reason": str}.
+    flags           bits of `Flag`
+    """
+
+    tenant: bytes
+    device: bytes
+    kind: int
+    observed_at: int
+    received_at: int
+    epoch: int
+    sequence: int
+    body: dict[str, Any]
+    flags: int = 0
+
+
+class DeadLetter(msgspec.Struct):
+    """A message that could not become a record: kept as it came, with the reason, so that it can be replayed.
+
+    payload is the raw bytes; topic the MQTT topic name or the HTTP path; code the error's stable code.
+    """
+
+    device: bytes
+    source: str
+    topic: str
+    code: str
+    detail: str
+    received_at: int
+    payload: bytes
+    content_type: str = ""
+
+
+_batch_encoder = msgspec.msgpack.Encoder()
+_batch_decoder = msgspec.msgpack.Decoder(tuple[int, list[Record]])
+_dead_decoder = msgspec.msgpack.Decoder(DeadLetter)
+
+
+class UnknownEnvelope(Exception):
+    """A batch of a version that this program does not know: upgrade readers before gateways."""
+
+
+def encode_batch(records: list[Record]) -> bytes:
+    return _batch_encoder.encode((VERSION, records))
+
+
+def decode_batch(data: bytes) -> list[Record]:
+    """Raises UnknownEnvelope, or msgspec.DecodeError where the bytes are not a batch."""
+    version, records = _batch_decoder.decode(data)
+    if version != VERSION:
+        raise UnknownEnvelope(f"record batch of version {version}, this program reads {VERSION}")
+    return records
+
+
+def encode_dead_letter(letter: DeadLetter) -> bytes:
+    return _batch_encoder.encode(letter)
+
+
+def decode_dead_letter(data: bytes) -> DeadLetter:
+    return _dead_decoder.decode(data)

@@ -1,0 +1,105 @@
+"""The subject grammar. Every NATS subject that Headwater uses is made here and nowhere else.
+
+A tenant or a device stands in a subject as the 32 lower-case hexadecimal digits of its UUID: no dots, no wildcards, so
+a name that somebody chose can never reach into a subject of somebody else.
+
+    hw.up.<lane>                        record batches, high volume: telemetry, attributes, events
+    hw.ctl.<partition>                  record batches, low volume, strictly ordered per device: presence, answers
+    hw.dead.<tenant>                    dead letters
+    hw.live.<tenant>                    record batches of a tenant that somebody watches
+    hw.msg.<tenant>.<encoded topic>     ordinary MQTT messages between a tenant's devices and applications
+    hw.down.<tenant>.<device>.<kind>    what is meant for one device
+    hw.watch                            which tenants and devices the API servers watch
+    hw.reg.<tenant>.<noun>.<id>         something in the registry changed
+    hw.gateway                          heart-beats of gateways
+"""
+
+from __future__ import annotations
+
+import zlib
+from uuid import UUID
+
+UP = "hw.up"
+CONTROL = "hw.ctl"
+DEAD = "hw.dead"
+LIVE = "hw.live"
+MESSAGE = "hw.msg"
+DOWN = "hw.down"
+WATCH = "hw.watch"
+REGISTRY = "hw.reg"
+GATEWAY = "hw.gateway"
+
+
+def up(lane: int) -> str:
+    return f"{UP}.{lane}"
+
+
+def control(partition: int) -> str:
+    return f"{CONTROL}.{partition}"
+
+
+def partition_of(device: bytes, partitions: int) -> int:
+    """Same device, same partition, on every machine. `device` is the 16 bytes of its UUID."""
+    return zlib.crc32(device) % partitions
+
+
+def dead(tenant: UUID) -> str:
+    return f"{DEAD}.{tenant.hex}"
+
+
+def live(tenant: UUID) -> str:
+    return f"{LIVE}.{tenant.hex}"
+
+
+def down(tenant: UUID, device: UUID, kind: str) -> str:
+    return f"{DOWN}.{tenant.hex}.{device.hex}.{kind}"
+
+
+def registry(tenant: UUID, noun: str, identifier: UUID) -> str:
+    """noun: tenant, device, profile, credential"""
+    return f"{REGISTRY}.{tenant.hex}.{noun}.{identifier.hex}"
+
+
+def message(tenant: UUID, topic: str) -> str:
+    """The subject of an MQTT topic name. Levels are escaped, so any topic that MQTT allows has exactly one subject."""
+    return ".".join((MESSAGE, tenant.hex, *(_escape(level) for level in topic.split("/"))))
+
+
+def message_filter(tenant: UUID, topic_filter: str) -> list[str]:
+    """The subjects to subscribe to for an MQTT topic filter. `a/#` also matches `a`, which NATS's `>` does not: two."""
+    levels = topic_filter.split("/")
+    head = [MESSAGE, tenant.hex]
+    if levels[-1] == "#":
+        prefix = head + [_wild(level) for level in levels[:-1]]
+        return [".".join([*prefix, ">"])] + ([".".join(prefix)] if len(levels) > 1 else [])
+    return [".".join(head + [_wild(level) for level in levels])]
+
+
+def topic_of(subject: str) -> str:
+    """The inverse of `message`."""
+    return "/".join(_unescape(token) for token in subject.split(".")[3:])
+
+
+def _wild(level: str) -> str:
+    return "*" if level == "+" else _escape(level)
+
+
+# `~` introduces an escape of two hexadecimal digits a UTF-8 byte; an empty level is a lone `~`.
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_:=@!,;()[]{}|^&%+")
+
+
+def _escape(level: str) -> str:
+    if not level:
+        return "~"
+    if _PLAIN.issuperset(level):
+        return level
+    return "".join(c if c in _PLAIN else "".join(f"~{byte:02x}" for byte in c.encode()) for c in level)
+
+
+def _unescape(token: str) -> str:
+    if token == "~":
+        return ""
+    if "~" not in token:
+        return token
+    head, *rest = token.split("~")
+    return (head.encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in rest)).decode()
