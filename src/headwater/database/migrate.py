@@ -51,9 +51,7 @@ async def migrate(connection: asyncpg.Connection) -> list[str]:
         await connection.execute(_LEDGER)
         for migration in migrations():
             async with connection.transaction():
-                seen = await connection.fetchval(
-                    "SELECT checksum FROM headwater.migration WHERE name = $1", migration.name
-                )
+                seen = await connection.fetchval("SELECT checksum FROM headwater.migration WHERE name = $1", migration.name)
                 if seen is None:
                     await connection.execute("SET LOCAL search_path = headwater, pg_catalog")
                     await connection.execute(migration.sql)

@@ -20,9 +20,7 @@ class Role(StrEnum):
     VIEWER = "viewer"
 
 
-_READ = frozenset(
-    f"{noun}:read" for noun in ("tenant", "profile", "device", "group", "telemetry", "dead_letter", "person")
-)
+_READ = frozenset(f"{noun}:read" for noun in ("tenant", "profile", "device", "group", "telemetry", "dead_letter", "person"))
 _OPERATE = frozenset({"device:write", "group:write", "telemetry:write", "dead_letter:replay"})
 _ADMINISTER = frozenset(
     {
