@@ -79,8 +79,27 @@ class DeadLetter(msgspec.Struct):
     content_type: str = ""
 
 
-_batch_encoder = msgspec.msgpack.Encoder()
+class Message(msgspec.Struct, array_like=True, gc=False):
+    """An ordinary MQTT message between a tenant's devices and applications.
+
+    expires_at  UTC microseconds, 0 = never; after that it is delivered to nobody [MQTT-3.3.2-5]
+    The rest are MQTT 5 properties, forwarded unaltered [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17].
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    expires_at: int = 0
+    payload_format: int | None = None
+    content_type: str | None = None
+    response_topic: str | None = None
+    correlation_data: bytes | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(tuple[int, list[Record]])
+_message_decoder = msgspec.msgpack.Decoder(Message)
 _dead_decoder = msgspec.msgpack.Decoder(DeadLetter)
 
 
@@ -89,7 +108,7 @@ class UnknownEnvelope(Exception):
 
 
 def encode_batch(records: list[Record]) -> bytes:
-    return _batch_encoder.encode((VERSION, records))
+    return _encoder.encode((VERSION, records))
 
 
 def decode_batch(data: bytes) -> list[Record]:
@@ -101,8 +120,16 @@ def decode_batch(data: bytes) -> list[Record]:
 
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
-    return _batch_encoder.encode(letter)
+    return _encoder.encode(letter)
 
 
 def decode_dead_letter(data: bytes) -> DeadLetter:
     return _dead_decoder.decode(data)
+
+
+def encode_message(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_message(data: bytes) -> Message:
+    return _message_decoder.decode(data)

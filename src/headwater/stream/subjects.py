@@ -11,7 +11,7 @@ a name that somebody chose can never reach into a subject of somebody else.
     hw.down.<tenant>.<device>.<kind>    what is meant for one device
     hw.watch                            which tenants and devices the API servers watch
     hw.reg.<tenant>.<noun>.<id>         something in the registry changed
-    hw.gateway                          heart-beats of gateways
+    hw.gateway.connected                a device has connected: older connections of the same client give way
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MESSAGE = "hw.msg"
 DOWN = "hw.down"
 WATCH = "hw.watch"
 REGISTRY = "hw.reg"
-GATEWAY = "hw.gateway"
+GATEWAY_CONNECTED = "hw.gateway.connected"
 
 
 def up(lane: int) -> str:
@@ -65,23 +65,14 @@ def message(tenant: UUID, topic: str) -> str:
     return ".".join((MESSAGE, tenant.hex, *(_escape(level) for level in topic.split("/"))))
 
 
-def message_filter(tenant: UUID, topic_filter: str) -> list[str]:
-    """The subjects to subscribe to for an MQTT topic filter. `a/#` also matches `a`, which NATS's `>` does not: two."""
-    levels = topic_filter.split("/")
-    head = [MESSAGE, tenant.hex]
-    if levels[-1] == "#":
-        prefix = head + [_wild(level) for level in levels[:-1]]
-        return [".".join([*prefix, ">"])] + ([".".join(prefix)] if len(levels) > 1 else [])
-    return [".".join(head + [_wild(level) for level in levels])]
+def messages_of(tenant: UUID) -> str:
+    """Every ordinary message of a tenant."""
+    return f"{MESSAGE}.{tenant.hex}.>"
 
 
 def topic_of(subject: str) -> str:
     """The inverse of `message`."""
     return "/".join(_unescape(token) for token in subject.split(".")[3:])
-
-
-def _wild(level: str) -> str:
-    return "*" if level == "+" else _escape(level)
 
 
 # `~` introduces an escape of two hexadecimal digits a UTF-8 byte; an empty level is a lone `~`.
