@@ -30,6 +30,7 @@ CREATE TABLE device (
     FOREIGN KEY (tenant_id, profile_id) REFERENCES profile (tenant_id, id)
 );
 CREATE INDEX device_profile ON device (tenant_id, profile_id);
+CREATE INDEX device_name ON device (tenant_id, name, id);
 CREATE INDEX device_labels ON device USING gin (labels jsonb_path_ops);
 CREATE INDEX device_attributes ON device USING gin (attributes jsonb_path_ops);
 
@@ -82,3 +83,30 @@ CREATE TABLE gateway_instance (
     started_at    timestamptz NOT NULL DEFAULT now(),
     heartbeat_at  timestamptz NOT NULL DEFAULT now()
 );
+
+-- How many devices a tenant has, so that a quota is checked without counting them. The row is also the lock that makes
+-- creating devices, groups and profiles of one tenant queue up, so that no race passes a quota.
+CREATE TABLE tenant_usage (
+    tenant_id  uuid PRIMARY KEY REFERENCES tenant ON DELETE CASCADE,
+    devices    bigint NOT NULL DEFAULT 0
+);
+
+CREATE FUNCTION device_count() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO tenant_usage AS usage (tenant_id, devices)
+        SELECT tenant_id, count(*) FROM changed GROUP BY tenant_id
+        ON CONFLICT (tenant_id) DO UPDATE SET devices = usage.devices + excluded.devices;
+    ELSE
+        UPDATE tenant_usage SET devices = devices - gone.count
+        FROM (SELECT tenant_id, count(*) FROM changed GROUP BY tenant_id) AS gone
+        WHERE tenant_usage.tenant_id = gone.tenant_id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER device_count_up AFTER INSERT ON device
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION device_count();
+CREATE TRIGGER device_count_down AFTER DELETE ON device
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION device_count();

@@ -34,6 +34,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
     profile, device, device_credential, device_group_member, device_state
     TO headwater_app;
 GRANT SELECT, INSERT ON audit_entry TO headwater_app;
+GRANT SELECT, UPDATE ON tenant_usage TO headwater_app;
 GRANT SELECT ON metric, telemetry, telemetry_latest, telemetry_1m, telemetry_1h, telemetry_1d, ingest_position TO headwater_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON person, refresh_token, gateway_instance TO headwater_app;
 REVOKE DELETE ON person FROM headwater_app;
@@ -57,6 +58,7 @@ GRANT SELECT ON device, device_group, device_state, ingest_position, gateway_ins
 -- Finding a tenant by a credential: the only way across tenants that the plain role has. Each returns one row or none.
 GRANT SELECT ON tenant, person, membership, api_token, device, device_credential, profile TO headwater_lookup;
 GRANT UPDATE (last_used_at) ON api_token TO headwater_lookup;
+GRANT SELECT, INSERT, UPDATE ON tenant_usage TO headwater_lookup;
 
 CREATE FUNCTION lookup_device_credential(credential uuid)
 RETURNS TABLE (tenant_id uuid, tenant_slug text, tenant_status text, tenant_quotas jsonb, device_id uuid, external_id text,
@@ -70,6 +72,21 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
     JOIN tenant t ON t.id = c.tenant_id
     JOIN profile p ON p.id = d.profile_id
     WHERE c.id = credential
+$$;
+
+-- The same for thousands at once: a gateway asks again, now and then, whether its connected devices still may.
+CREATE FUNCTION lookup_devices(credentials uuid[])
+RETURNS TABLE (tenant_id uuid, tenant_slug text, tenant_status text, tenant_quotas jsonb, device_id uuid, external_id text,
+               device_status text, profile_id uuid, profile_version bigint, profile_definition jsonb,
+               secret_hash bytea, expires_at timestamptz, revoked_at timestamptz, credential_id uuid)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT t.id, t.slug, t.status, t.quotas, d.id, d.external_id, d.status, p.id, p.version, p.definition,
+           c.secret_hash, c.expires_at, c.revoked_at, c.id
+    FROM device_credential c
+    JOIN device d ON d.id = c.device_id
+    JOIN tenant t ON t.id = c.tenant_id
+    JOIN profile p ON p.id = d.profile_id
+    WHERE c.id = ANY (credentials)
 $$;
 
 CREATE FUNCTION lookup_api_token(token uuid)
@@ -101,7 +118,8 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'lookup_device_credential(uuid)', 'lookup_api_token(uuid)', 'touch_api_token(uuid)', 'lookup_memberships(uuid)']
+        'device_count()', 'lookup_device_credential(uuid)', 'lookup_devices(uuid[])',
+        'lookup_api_token(uuid)', 'touch_api_token(uuid)', 'lookup_memberships(uuid)']
     LOOP
         EXECUTE format('GRANT CREATE ON SCHEMA headwater TO headwater_lookup');
         EXECUTE format('ALTER FUNCTION %s OWNER TO headwater_lookup', name);
