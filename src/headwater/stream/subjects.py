@@ -7,9 +7,11 @@ a name that somebody chose can never reach into a subject of somebody else.
     hw.ctl.<partition>                  record batches, low volume, strictly ordered per device: presence, answers
     hw.dead.<tenant>                    dead letters
     hw.live.<tenant>                    record batches of a tenant that somebody watches
+    hw.seen.<tenant>                    the same, as the LIVE stream passes them on: with their stream sequence
     hw.msg.<tenant>.<encoded topic>     ordinary MQTT messages between a tenant's devices and applications
     hw.down.<tenant>.<device>.<kind>    what is meant for one device
     hw.watch                            which tenants and devices the API servers watch
+    hw.watch.ask                        a gateway that has just started asks the API servers to say it again
     hw.reg.<tenant>.<noun>.<id>         something in the registry changed
     hw.gateway.connected                a device has connected: older connections of the same client give way
 """
@@ -23,9 +25,11 @@ UP = "hw.up"
 CONTROL = "hw.ctl"
 DEAD = "hw.dead"
 LIVE = "hw.live"
+SEEN = "hw.seen"
 MESSAGE = "hw.msg"
 DOWN = "hw.down"
 WATCH = "hw.watch"
+WATCH_ASK = "hw.watch.ask"
 REGISTRY = "hw.reg"
 GATEWAY_CONNECTED = "hw.gateway.connected"
 
@@ -51,6 +55,10 @@ def live(tenant: UUID) -> str:
     return f"{LIVE}.{tenant.hex}"
 
 
+def seen(tenant: UUID) -> str:
+    return f"{SEEN}.{tenant.hex}"
+
+
 def down(tenant: UUID, device: UUID, kind: str) -> str:
     return f"{DOWN}.{tenant.hex}.{device.hex}.{kind}"
 
@@ -58,6 +66,11 @@ def down(tenant: UUID, device: UUID, kind: str) -> str:
 def registry(tenant: UUID, noun: str, identifier: UUID) -> str:
     """noun: tenant, device, profile, credential"""
     return f"{REGISTRY}.{tenant.hex}.{noun}.{identifier.hex}"
+
+
+def registry_of(tenant: UUID) -> str:
+    """Every change in the registry of a tenant."""
+    return f"{REGISTRY}.{tenant.hex}.>"
 
 
 def message(tenant: UUID, topic: str) -> str:

@@ -8,13 +8,17 @@ UPLINK therefore never expires by itself: it is trimmed to the lowest position o
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import BadRequestError, NotFoundError
 
 from headwater.stream import subjects
+
+_STREAM_EXISTS = 10058
+"""JSStreamNameExistErr"""
 
 GIB = 1 << 30
 DAY_S = 86_400.0
@@ -84,17 +88,7 @@ def streams(topology: Topology) -> tuple[StreamConfig, ...]:
             max_age=30 * DAY_S,
             allow_direct=True,
         ),
-        StreamConfig(
-            name=LIVE_STREAM,
-            subjects=[f"{subjects.LIVE}.*"],
-            discard=DiscardPolicy.OLD,
-            # Lost on a restart, which costs a watcher an explicit "missed", never data.
-            storage=StorageType.MEMORY,
-            num_replicas=1,
-            max_bytes=topology.live_bytes_max,
-            max_age=300,
-            allow_direct=True,
-        ),
+        _live(topology),
         StreamConfig(
             name=MESSAGE_STREAM,
             subjects=[f"{subjects.MESSAGE}.>", f"{subjects.DOWN}.>"],
@@ -108,10 +102,46 @@ def streams(topology: Topology) -> tuple[StreamConfig, ...]:
     )
 
 
+def _live(topology: Topology) -> StreamConfig:
+    return StreamConfig(
+        name=LIVE_STREAM,
+        subjects=[f"{subjects.LIVE}.*"],
+        discard=DiscardPolicy.OLD,
+        # Lost on a restart (the stream itself, too, on a single server), which costs a watcher an explicit "missed", never data.
+        storage=StorageType.MEMORY,
+        num_replicas=1,
+        max_bytes=topology.live_bytes_max,
+        max_age=300,
+        allow_direct=True,
+        # API servers hear each batch with its sequence on a plain subject: no consumer per watched tenant.
+        republish=RePublish(src=f"{subjects.LIVE}.*", dest=f"{subjects.SEEN}.{{{{wildcard(1)}}}}"),
+    )
+
+
+async def ensure_live(jetstream: JetStreamContext, topology: Topology) -> None:
+    """Make the LIVE stream anew after NATS has lost it. Its sequences rise across its lives, because they start at the time."""
+    config = _live(topology)
+    try:
+        await jetstream.stream_info(LIVE_STREAM)
+    except NotFoundError:
+        config.first_seq = time.time_ns() // 1_000_000
+        try:
+            await jetstream.add_stream(config)
+        except BadRequestError as error:
+            # Another process made it in this moment, with another start.
+            if error.err_code != _STREAM_EXISTS:
+                raise
+    else:
+        await jetstream.update_stream(config)
+
+
 async def ensure(jetstream: JetStreamContext, topology: Topology) -> None:
     """Create the streams, or bring their limits up to date. Safe to run from many processes at once."""
     for config in streams(topology):
         assert config.name is not None
+        if config.name == LIVE_STREAM:
+            await ensure_live(jetstream, topology)
+            continue
         try:
             await jetstream.stream_info(config.name)
         except NotFoundError:
