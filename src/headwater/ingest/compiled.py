@@ -1,0 +1,222 @@
+"""A profile version, compiled once and shared by all of its devices: the gateways' hot path.
+
+Pure: no I/O, no clock, no logging. JSON with the time in integer milliseconds, or without a time, whose metric names were
+seen before needs one decode, one look-up of the tuple of names and one comparison a value; everything else goes the
+general way (`reader.py`), with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+
+from headwater.device.principal import ProfileVersion
+from headwater.device.profile import Decoder, TopicKind, TopicRule
+from headwater.ingest.decoders import DECODERS, decode_json, json_decode
+from headwater.ingest.errors import EventNameInvalid, Rejected
+from headwater.ingest.normaliser import Check, MetricNormaliser, normalise_attributes
+from headwater.ingest.reader import Observed, Outcome, Reader
+from headwater.ingest.shapes import Shape, split
+from headwater.ingest.timestamps import EARLIEST_US, judge, microseconds
+from headwater.ingest.values import json_text
+from headwater.stream.envelope import EXT_JSON
+
+__all__ = ["CompiledProfile", "CompiledProfiles", "Observed", "Outcome", "Route"]
+
+_SHAPES_MAX = 1_024
+"""Tuples of names that one profile remembers: firmware sends a handful; the bound is for those that invent names"""
+_SHAPE_NAMES_MAX = 64
+_TIME_WORDS = frozenset(("ts", "time", "values"))
+_MILLISECONDS_FIRST = EARLIEST_US // 1_000
+EVENT_NAME_LENGTH_MAX = 64
+
+
+class TelemetryReader(Protocol):
+    def __call__(self, payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Observed]: ...
+
+
+class Route(NamedTuple):
+    """A topic rule for one device. `read(payload, received_us, topic)`; the topic names the event of an EVENT rule."""
+
+    filter: str
+    kind: TopicKind
+    read: Callable[[bytes, int, str], list[Observed]]
+
+
+class CompiledProfile:
+    """telemetry, attributes and event give `(observed_at_us, body)` for each record, or raise Rejected and give nothing.
+
+    decoder: None (or AUTO) = the profile's.
+    """
+
+    def __init__(self, profile: ProfileVersion) -> None:
+        definition = profile.definition
+        self.profile = profile
+        self._decoder = _concrete(definition.decoder, Decoder.JSON)
+        self._future_us = definition.future_s_max * 1_000_000
+        self._normalise = MetricNormaliser(definition)
+        self._telemetry = {d: Reader(d, Shape(), self._normalise, self._future_us) for d in DECODERS}
+        self._attributes = {d: Reader(d, Shape(timed=False), normalise_attributes, self._future_us) for d in DECODERS}
+        self._rules = tuple((rule, self._rule_read(rule)) for rule in definition.topics)
+        self.telemetry: TelemetryReader = self._fast_telemetry()
+
+    def telemetry_each(self, payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Outcome]:
+        """Record by record, for who wants the good ones. Raises Rejected where the whole payload cannot be read."""
+        return self._telemetry[_concrete(decoder, self._decoder)].each(payload, received_us)
+
+    def attributes(self, payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Observed]:
+        """None in a body = forget the attribute."""
+        return self._attributes[_concrete(decoder, self._decoder)].read(payload, received_us)
+
+    def attributes_each(self, payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Outcome]:
+        return self._attributes[_concrete(decoder, self._decoder)].each(payload, received_us)
+
+    def event(self, name: str, payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Observed]:
+        """Always one. The payload is any data, or `{"ts", "data"}`; no payload = no data."""
+        check_event_name(name)
+        tree = DECODERS[_concrete(decoder, self._decoder)](payload) if payload else None
+        return [self._event(name, tree, received_us)]
+
+    def routes(self, device_id: UUID, external_id: str) -> list[Route]:
+        """The topic rules as this device's filters. A rule is left out where the external id cannot be a topic level."""
+        routes = []
+        for rule, read in self._rules:
+            if "{external_id}" in rule.filter and not _LEVEL_BREAKERS.isdisjoint(external_id):
+                continue
+            topic_filter = rule.filter.replace("{device}", str(device_id)).replace("{external_id}", external_id)
+            routes.append(Route(topic_filter, rule.kind, read))
+        return routes
+
+    def _event(self, name: str, tree: Any, received_us: int) -> Observed:
+        observed_us, data = received_us, tree
+        if type(tree) is dict and len(tree) == 2 and "ts" in tree and "data" in tree:
+            data = tree["data"]
+            if tree["ts"] is not None:
+                observed_us = judge(microseconds(tree["ts"]), received_us, self._future_us)
+        return observed_us, {"name": name, "data": msgspec.msgpack.Ext(EXT_JSON, json_text("data", data))}
+
+    def _rule_read(self, rule: TopicRule) -> Callable[[bytes, int, str], list[Observed]]:
+        decoder = _concrete(rule.decoder, self._decoder)
+        if rule.kind is TopicKind.EVENT:
+            return self._event_rule_read(decoder, Shape.of(rule))
+        timed = rule.kind is TopicKind.TELEMETRY
+        normalise = self._normalise if timed else normalise_attributes
+        reader = Reader(decoder, Shape.of(rule, timed=timed), normalise, self._future_us)
+
+        def read(payload: bytes, received_us: int, topic: str = "") -> list[Observed]:
+            return reader.read(payload, received_us)
+
+        return read
+
+    def _event_rule_read(self, decoder: Decoder, shape: Shape) -> Callable[[bytes, int, str], list[Observed]]:
+        decode = DECODERS[decoder]
+
+        def read(payload: bytes, received_us: int, topic: str = "") -> list[Observed]:
+            name = topic.rpartition("/")[2] or "event"
+            check_event_name(name)
+            part, time = shape.find(decode(payload) if payload else None)
+            if time is not None:
+                part = {"ts": time, "data": part}
+            return [self._event(name, item, received_us) for item in split(part)]
+
+        return read
+
+    def _fast_telemetry(self) -> TelemetryReader:
+        """A closure: local names are what the hot path can afford."""
+        readers = self._telemetry
+        general = readers[Decoder.JSON].read_tree
+        default = self._decoder
+        json_by_default = default is Decoder.JSON
+        future_us = self._future_us
+        normalise = self._normalise
+        shapes: dict[tuple[Any, ...], tuple[Check, ...]] = {}
+        find_shape = shapes.get
+        first_ms = _MILLISECONDS_FIRST
+
+        def remember(values: dict[Any, Any]) -> None:
+            names = tuple(values)
+            if len(names) > _SHAPE_NAMES_MAX or len(shapes) >= _SHAPES_MAX or not _TIME_WORDS.isdisjoint(names):
+                return
+            plan = normalise.plan(names)
+            if plan is not None:
+                shapes[names] = plan
+
+        def telemetry(payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Observed]:
+            if decoder is not Decoder.JSON and (
+                not json_by_default or (decoder is not None and decoder is not Decoder.AUTO)
+            ):
+                return readers[_concrete(decoder, default)].read(payload, received_us)
+            try:
+                tree = json_decode(payload)
+            except (ValueError, RecursionError):
+                decode_json(payload)  # the same error, in our words
+                raise
+            if type(tree) is not dict:
+                return general(tree, received_us)
+            values = tree.get("values")
+            if type(values) is dict:
+                at = tree.get("ts")
+                if type(at) is not int or len(tree) != 2 or at < first_ms:
+                    return general(tree, received_us)
+                observed_us = at * 1_000
+                if observed_us > received_us + future_us:
+                    return general(tree, received_us)
+            else:
+                values = tree
+                observed_us = received_us
+            plan = find_shape(tuple(values))
+            if plan is None:
+                records = general(tree, received_us)
+                remember(values)
+                return records
+            for value, (kind, low, high) in zip(values.values(), plan, strict=False):
+                if type(value) is kind:
+                    if low <= value <= high:
+                        continue
+                elif kind is None:
+                    given = type(value)
+                    if given is float or (given is int and low <= value <= high) or given is bool:
+                        continue
+                break
+            else:
+                return [(observed_us, values)]
+            try:
+                body = normalise(values)
+            except Rejected as rejected:
+                raise rejected.at(0) from None
+            return [(observed_us, body)] if body else []
+
+        return telemetry
+
+
+class CompiledProfiles:
+    """Compiled profile versions by identity. Bounded: a compiled profile of 1,000 metrics is about 1 MiB."""
+
+    def __init__(self, versions_max: int = 4_096) -> None:
+        self._versions_max = versions_max
+        self._compiled: dict[tuple[UUID, int], CompiledProfile] = {}
+
+    def get(self, profile: ProfileVersion) -> CompiledProfile:
+        key = (profile.profile_id, profile.version)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            while len(self._compiled) >= self._versions_max:
+                del self._compiled[next(iter(self._compiled))]
+            compiled = self._compiled[key] = CompiledProfile(profile)
+        return compiled
+
+
+_LEVEL_BREAKERS = frozenset("/+#\0")
+_EVENT_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+def check_event_name(name: str) -> None:
+    if not 0 < len(name) <= EVENT_NAME_LENGTH_MAX or not _EVENT_NAME.issuperset(name):
+        raise EventNameInvalid(f"an event's name is 1 to {EVENT_NAME_LENGTH_MAX} of A-Z a-z 0-9 - _ .")
+
+
+def _concrete(decoder: Decoder | None, default: Decoder) -> Decoder:
+    return default if decoder is None or decoder is Decoder.AUTO else decoder
