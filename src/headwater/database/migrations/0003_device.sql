@@ -70,7 +70,8 @@ CREATE TABLE device_state (
     gateway_id    uuid,                              -- who holds the connection
     protocol      text NOT NULL DEFAULT '',
     last_seen_at  timestamptz,                       -- of control records; telemetry has its own in telemetry_latest
-    reported      jsonb NOT NULL DEFAULT '{}',       -- attribute -> {"value": JSON, "observed_at": us}
+    reported      jsonb NOT NULL DEFAULT '{}',       -- attribute -> {"value": JSON, "observed_at": us, "order": [epoch, sequence]}
+    forgotten     jsonb NOT NULL DEFAULT '{}',       -- attribute -> when it was forgotten, so that an older value stays away
     version       bigint NOT NULL DEFAULT 0,         -- only rises
     FOREIGN KEY (tenant_id, device_id) REFERENCES device (tenant_id, id) ON DELETE CASCADE
 );
@@ -110,3 +111,22 @@ CREATE TRIGGER device_count_up AFTER INSERT ON device
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION device_count();
 CREATE TRIGGER device_count_down AFTER DELETE ON device
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION device_count();
+
+-- Devices that are gone, until the maintenance has removed their telemetry. No tenant_id: a tenant may be gone, too, and
+-- nobody but the worker reads it.
+CREATE TABLE removed_device (
+    device_id   uuid PRIMARY KEY,
+    removed_at  timestamptz NOT NULL DEFAULT now(),
+    swept_at    timestamptz                          -- first removal; a second one catches what was under way then
+);
+
+CREATE FUNCTION device_removed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+BEGIN
+    INSERT INTO removed_device (device_id) SELECT id FROM gone ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION device_removed() FROM PUBLIC;
+CREATE TRIGGER device_removed AFTER DELETE ON device
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION device_removed();

@@ -15,16 +15,18 @@ CREATE TABLE telemetry (
     device_id    uuid NOT NULL,
     observed_at  timestamptz NOT NULL,
     received_at  timestamptz NOT NULL,
-    sequence     bigint NOT NULL,                    -- stream sequence of its batch
+    sequence     bigint NOT NULL,                    -- of its batch in the stream, plus uplink_stream.sequence_offset
     lane         smallint NOT NULL,
     metrics      integer[] NOT NULL,                 -- metric.id of the float, integer and boolean values
     numbers      float8[] NOT NULL,                  -- numbers[i] belongs to metrics[i]; true = 1
-    extras       jsonb                               -- {"<metric.id>": value}: string, json, location, integers beyond 2^53
+    extras       jsonb                               -- {"<metric.id>": value}: string, json, location, integers beyond 2^53,
+                                                     -- floats that are not finite as "NaN", "Infinity", "-Infinity"
 ) PARTITION BY RANGE (observed_at);
 CREATE INDEX telemetry_device ON telemetry (device_id, observed_at);
-CREATE INDEX telemetry_sequence ON telemetry USING brin (sequence);
+-- The roll-ups read what came since; rows lie in the order of their coming, so a few bytes a 256 KiB find them.
+CREATE INDEX telemetry_sequence ON telemetry USING brin (sequence) WITH (pages_per_range = 32);
 
--- Older than `telemetry_partition_days_max` when it came: rare, so it shares one partition.
+-- More than 90 days old when it came (store/partitions.py): rare, so it shares one partition.
 CREATE TABLE telemetry_default PARTITION OF telemetry DEFAULT;
 
 -- The newest message of each device and set of metrics; a device's latest values are the newest of each metric over its
@@ -63,6 +65,46 @@ CREATE TABLE telemetry_1h (LIKE telemetry_1m INCLUDING ALL) PARTITION BY RANGE (
 CREATE TABLE telemetry_1d (LIKE telemetry_1m INCLUDING ALL);
 CREATE TABLE telemetry_1m_default PARTITION OF telemetry_1m DEFAULT;
 CREATE TABLE telemetry_1h_default PARTITION OF telemetry_1h DEFAULT;
+
+-- What devices report as having happened. Few, so no partitions.
+CREATE TABLE event (
+    sequence     bigint NOT NULL,                    -- as in telemetry
+    ordinal      integer NOT NULL,                   -- place in its batch
+    tenant_id    uuid NOT NULL,
+    device_id    uuid NOT NULL,
+    name         text NOT NULL,
+    data         jsonb,
+    observed_at  timestamptz NOT NULL,
+    received_at  timestamptz NOT NULL,
+    PRIMARY KEY (sequence, ordinal)
+);
+CREATE INDEX event_device ON event (device_id, observed_at);
+
+-- One row a transaction of the store, until the roll-ups have read its rows: how many there are and in which span of time,
+-- so that a pass can be cut to size and looks only into the partitions concerned.
+CREATE TABLE telemetry_ledger (
+    lane           integer NOT NULL,
+    sequence       bigint NOT NULL,                  -- the position that the transaction moved the store to
+    rows           integer NOT NULL,
+    observed_from  timestamptz NOT NULL,
+    observed_to    timestamptz NOT NULL,
+    PRIMARY KEY (lane, sequence)
+);
+
+-- A rule of retention that was applied to a partition and need not be again.
+CREATE TABLE retention_done (
+    partition  text NOT NULL,
+    rule       text NOT NULL,
+    done_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (partition, rule)
+);
+
+-- Each UPLINK stream that there ever was. A stream made anew counts from 1; with the offset, sequences here only rise.
+CREATE TABLE uplink_stream (
+    id               integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created          text NOT NULL,                  -- as NATS tells it
+    sequence_offset  bigint NOT NULL
+);
 
 -- How far each consumer has come, moved in the transaction that did the work. That is what makes it exactly once.
 CREATE TABLE ingest_position (
