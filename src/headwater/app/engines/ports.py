@@ -1,0 +1,43 @@
+"""TCP ports: which are free."""
+
+from __future__ import annotations
+
+import socket
+
+from headwater.errors import DomainError
+
+
+class PortTaken(DomainError):
+    code = "port.taken"
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Nobody listens there, not even somebody who would share (SO_REUSEPORT)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """A port that was free a moment ago; whoever starts a server on it must be ready to ask again."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def accepts(host: str, port: int, *, timeout_s: float = 2.0) -> bool:
+    """Does somebody answer there?"""
+    import asyncio  # noqa: PLC0415  # the command line looks at ports without a loop
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True

@@ -1,0 +1,1 @@
+"""What tests of several kinds share: engines of their own, tenants."""
