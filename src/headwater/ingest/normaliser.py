@@ -47,8 +47,10 @@ class MetricNormaliser:
     def plan(self, names: tuple[Any, ...]) -> tuple[Check, ...] | None:
         """Checks with which values of exactly these names, in this order, may be taken as they are; None = no such way.
 
-        `names` have passed `__call__` before, so they are valid.
+        Empty = none is declared and all are welcome. `names` have passed `__call__` before, so they are valid.
         """
+        if self._unknown is UnknownMetrics.ACCEPT and self._metrics.keys().isdisjoint(names):
+            return ()
         checks: list[Check] = []
         for name in names:
             metric = self._metrics.get(name)

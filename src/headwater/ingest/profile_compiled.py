@@ -19,31 +19,37 @@ from headwater.ingest.decoders import DECODERS, decode_json, json_decode
 from headwater.ingest.errors import EventNameInvalid, Rejected
 from headwater.ingest.normaliser import Check, MetricNormaliser, normalise_attributes
 from headwater.ingest.reader import Observed, Outcome, Reader
-from headwater.ingest.shapes import Shape, split
+from headwater.ingest.shapes import Shape
 from headwater.ingest.timestamps import EARLIEST_US, judge, microseconds
-from headwater.ingest.values import json_text
-from headwater.stream.envelope import EXT_JSON
+from headwater.ingest.values import INT_MAX, INT_MIN, json_text
+from headwater.stream.envelope import EXT_JSON, Kind
 
-__all__ = ["CompiledProfile", "CompiledProfiles", "Observed", "Outcome", "Route"]
+__all__ = ["CompiledProfile", "CompiledProfiles", "CompiledRule", "Observed", "Outcome", "PayloadReader"]
 
 _SHAPES_MAX = 1_024
 """Tuples of names that one profile remembers: firmware sends a handful; the bound is for those that invent names"""
 _SHAPE_NAMES_MAX = 64
 _TIME_WORDS = frozenset(("ts", "time", "values"))
-_MILLISECONDS_FIRST = EARLIEST_US // 1_000
 EVENT_NAME_LENGTH_MAX = 64
+
+
+PayloadReader = Callable[[bytes, int], list[Observed]]
+"""(payload, received_us); raises Rejected"""
 
 
 class TelemetryReader(Protocol):
     def __call__(self, payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Observed]: ...
 
 
-class Route(NamedTuple):
-    """A topic rule for one device. `read(payload, received_us, topic)`; the topic names the event of an EVENT rule."""
+class CompiledRule(NamedTuple):
+    """A topic rule of the profile; `filter` still holds its placeholders.
+
+    reader  for a concrete topic: (payload, received_us) -> records. The topic's last level names the event of an EVENT rule.
+    """
 
     filter: str
-    kind: TopicKind
-    read: Callable[[bytes, int, str], list[Observed]]
+    kind: Kind
+    reader: Callable[[str], PayloadReader]
 
 
 class CompiledProfile:
@@ -60,8 +66,8 @@ class CompiledProfile:
         self._normalise = MetricNormaliser(definition)
         self._telemetry = {d: Reader(d, Shape(), self._normalise, self._future_us) for d in DECODERS}
         self._attributes = {d: Reader(d, Shape(timed=False), normalise_attributes, self._future_us) for d in DECODERS}
-        self._rules = tuple((rule, self._rule_read(rule)) for rule in definition.topics)
         self.telemetry: TelemetryReader = self._fast_telemetry()
+        self.topic_rules = tuple(self._compile_rule(rule) for rule in definition.topics)
 
     def telemetry_each(self, payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Outcome]:
         """Record by record, for who wants the good ones. Raises Rejected where the whole payload cannot be read."""
@@ -80,15 +86,10 @@ class CompiledProfile:
         tree = DECODERS[_concrete(decoder, self._decoder)](payload) if payload else None
         return [self._event(name, tree, received_us)]
 
-    def routes(self, device_id: UUID, external_id: str) -> list[Route]:
-        """The topic rules as this device's filters. A rule is left out where the external id cannot be a topic level."""
-        routes = []
-        for rule, read in self._rules:
-            if "{external_id}" in rule.filter and not _LEVEL_BREAKERS.isdisjoint(external_id):
-                continue
-            topic_filter = rule.filter.replace("{device}", str(device_id)).replace("{external_id}", external_id)
-            routes.append(Route(topic_filter, rule.kind, read))
-        return routes
+    def event_reader(self, name: str, decoder: Decoder | None = None) -> PayloadReader:
+        """For a topic that names the event. Raises EventNameInvalid here already."""
+        check_event_name(name)
+        return lambda payload, received_us: self.event(name, payload, received_us, decoder)
 
     def _event(self, name: str, tree: Any, received_us: int) -> Observed:
         observed_us, data = received_us, tree
@@ -98,31 +99,34 @@ class CompiledProfile:
                 observed_us = judge(microseconds(tree["ts"]), received_us, self._future_us)
         return observed_us, {"name": name, "data": msgspec.msgpack.Ext(EXT_JSON, json_text("data", data))}
 
-    def _rule_read(self, rule: TopicRule) -> Callable[[bytes, int, str], list[Observed]]:
+    def _compile_rule(self, rule: TopicRule) -> CompiledRule:
         decoder = _concrete(rule.decoder, self._decoder)
         if rule.kind is TopicKind.EVENT:
-            return self._event_rule_read(decoder, Shape.of(rule))
-        timed = rule.kind is TopicKind.TELEMETRY
-        normalise = self._normalise if timed else normalise_attributes
-        reader = Reader(decoder, Shape.of(rule, timed=timed), normalise, self._future_us)
+            return CompiledRule(rule.filter, Kind.EVENT, self._event_rule_reader(decoder, Shape.of(rule)))
+        if rule.kind is TopicKind.ATTRIBUTES:
+            reader = Reader(decoder, Shape.of(rule, timed=False), normalise_attributes, self._future_us)
+            return CompiledRule(rule.filter, Kind.ATTRIBUTES, lambda topic: reader.read)
+        read: PayloadReader = self.telemetry
+        if decoder is not self._decoder or rule.path or rule.flatten or rule.time_key:
+            read = Reader(decoder, Shape.of(rule), self._normalise, self._future_us).read
+        return CompiledRule(rule.filter, Kind.TELEMETRY, lambda topic: read)
 
-        def read(payload: bytes, received_us: int, topic: str = "") -> list[Observed]:
-            return reader.read(payload, received_us)
-
-        return read
-
-    def _event_rule_read(self, decoder: Decoder, shape: Shape) -> Callable[[bytes, int, str], list[Observed]]:
+    def _event_rule_reader(self, decoder: Decoder, shape: Shape) -> Callable[[str], PayloadReader]:
         decode = DECODERS[decoder]
 
-        def read(payload: bytes, received_us: int, topic: str = "") -> list[Observed]:
-            name = topic.rpartition("/")[2] or "event"
+        def reader(topic: str) -> PayloadReader:
+            name = topic.rpartition("/")[2]
             check_event_name(name)
-            part, time = shape.find(decode(payload) if payload else None)
-            if time is not None:
-                part = {"ts": time, "data": part}
-            return [self._event(name, item, received_us) for item in split(part)]
 
-        return read
+            def read(payload: bytes, received_us: int) -> list[Observed]:
+                part, time = shape.find(decode(payload) if payload else None)
+                if time is not None:
+                    part = {"ts": time, "data": part}
+                return [self._event(name, part, received_us)]
+
+            return read
+
+        return reader
 
     def _fast_telemetry(self) -> TelemetryReader:
         """A closure: local names are what the hot path can afford."""
@@ -134,7 +138,6 @@ class CompiledProfile:
         normalise = self._normalise
         shapes: dict[tuple[Any, ...], tuple[Check, ...]] = {}
         find_shape = shapes.get
-        first_ms = _MILLISECONDS_FIRST
 
         def remember(values: dict[Any, Any]) -> None:
             names = tuple(values)
@@ -145,10 +148,10 @@ class CompiledProfile:
                 shapes[names] = plan
 
         def telemetry(payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Observed]:
-            if decoder is not Decoder.JSON and (
-                not json_by_default or (decoder is not None and decoder is not Decoder.AUTO)
-            ):
-                return readers[_concrete(decoder, default)].read(payload, received_us)
+            if decoder is not None or not json_by_default:
+                chosen = _concrete(decoder, default)
+                if chosen is not Decoder.JSON:
+                    return readers[chosen].read(payload, received_us)
             try:
                 tree = json_decode(payload)
             except (ValueError, RecursionError):
@@ -159,11 +162,11 @@ class CompiledProfile:
             values = tree.get("values")
             if type(values) is dict:
                 at = tree.get("ts")
-                if type(at) is not int or len(tree) != 2 or at < first_ms:
+                if type(at) is not int or len(tree) != 2:
                     return general(tree, received_us)
                 observed_us = at * 1_000
-                if observed_us > received_us + future_us:
-                    return general(tree, received_us)
+                if not EARLIEST_US <= observed_us <= received_us + future_us:
+                    return general(tree, received_us)  # another unit of time, or an error
             else:
                 values = tree
                 observed_us = received_us
@@ -172,17 +175,26 @@ class CompiledProfile:
                 records = general(tree, received_us)
                 remember(values)
                 return records
-            for value, (kind, low, high) in zip(values.values(), plan, strict=False):
-                if type(value) is kind:
-                    if low <= value <= high:
-                        continue
-                elif kind is None:
-                    given = type(value)
-                    if given is float or (given is int and low <= value <= high) or given is bool:
-                        continue
-                break
+            if plan:
+                for value, (kind, low, high) in zip(values.values(), plan):  # noqa: B905  # equal length; strict costs
+                    if type(value) is kind:
+                        if low <= value <= high:
+                            continue
+                    elif kind is None:
+                        given = type(value)
+                        if given is float or (given is int and low <= value <= high) or given is bool:
+                            continue
+                    break
+                else:
+                    return [(observed_us, values)]
             else:
-                return [(observed_us, values)]
+                for value in values.values():
+                    if type(value) is not float and not (
+                        (type(value) is int and INT_MIN <= value <= INT_MAX) or type(value) is bool
+                    ):
+                        break
+                else:
+                    return [(observed_us, values)]
             try:
                 body = normalise(values)
             except Rejected as rejected:
@@ -209,7 +221,6 @@ class CompiledProfiles:
         return compiled
 
 
-_LEVEL_BREAKERS = frozenset("/+#\0")
 _EVENT_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
