@@ -107,7 +107,7 @@ def _live(topology: Topology) -> StreamConfig:
         name=LIVE_STREAM,
         subjects=[f"{subjects.LIVE}.*"],
         discard=DiscardPolicy.OLD,
-        # Lost on a restart (the stream itself, too, on a single server), which costs a watcher an explicit "missed", never data.
+        # Lost on a restart, on a single server the stream itself too: an explicit "missed" for watchers, never data.
         storage=StorageType.MEMORY,
         num_replicas=1,
         max_bytes=topology.live_bytes_max,
@@ -119,7 +119,7 @@ def _live(topology: Topology) -> StreamConfig:
 
 
 async def ensure_live(jetstream: JetStreamContext, topology: Topology) -> None:
-    """Make the LIVE stream anew after NATS has lost it. Its sequences rise across its lives, because they start at the time."""
+    """Make the LIVE stream anew after NATS has lost it. Its sequences rise across its lives: they start at the time."""
     config = _live(topology)
     try:
         await jetstream.stream_info(LIVE_STREAM)
