@@ -69,6 +69,10 @@ class CompiledProfile:
         self.telemetry: TelemetryReader = self._fast_telemetry()
         self.topic_rules = tuple(self._compile_rule(rule) for rule in definition.topics)
 
+    def decoder_for(self, decoder: Decoder | None) -> Decoder:
+        """What AUTO and nothing mean for this profile."""
+        return _concrete(decoder, self._decoder)
+
     def telemetry_each(self, payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Outcome]:
         """Record by record, for who wants the good ones. Raises Rejected where the whole payload cannot be read."""
         return self._telemetry[_concrete(decoder, self._decoder)].each(payload, received_us)
