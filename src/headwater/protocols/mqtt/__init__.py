@@ -17,6 +17,7 @@ from headwater.protocols.mqtt.errors import (
     WouldBlock,
 )
 from headwater.protocols.mqtt.events import ConnectionLost, Event, ProtocolFailed, TimedOut
+from headwater.protocols.mqtt.limits import Limits
 from headwater.protocols.mqtt.packet_types import PacketType
 from headwater.protocols.mqtt.packets import (
     Auth,
@@ -40,7 +41,7 @@ from headwater.protocols.mqtt.packets import (
 )
 from headwater.protocols.mqtt.properties import EMPTY, PROPERTIES, Properties
 from headwater.protocols.mqtt.reasons import Reason
-from headwater.protocols.mqtt.session import STEPS, Limits, Phase, ServerSession
+from headwater.protocols.mqtt.session import STEPS, Phase, ServerSession
 from headwater.protocols.mqtt.topics import (
     SubscriptionTree,
     match,

@@ -4,8 +4,8 @@ Owns the order of packets, the limits of both sides, acknowledgements, topic ali
 sockets, clocks, devices or tenants. Invariants:
 
 - After CLOSED nothing is read and nothing but the bytes already queued is sent; the owner sends those and closes.
-- Every QoS 1 Publish event is settled once, by `acknowledge` or `acknowledge_many`; PUBACKs leave in the order in which
-  the PUBLISHes came [MQTT-4.6.0-2], whatever order they are settled in.
+- Every QoS 1 and 2 Publish event is settled once, by `acknowledge` or `acknowledge_many`; the receipts leave in the order in
+  which the publishes came, whatever order they are settled in.
 - Nothing grows beyond `Limits`: an incomplete packet, what waits for `accept`, aliases, cached topics, in-flight packets.
 
 A CONNECT stops the reading: bytes behind it are kept unread until `accept`, which returns their events. The peer's faults
@@ -15,8 +15,7 @@ are events, not exceptions (`ProtocolFailed`, behind the events of the packets b
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
@@ -26,6 +25,8 @@ from headwater.protocols.mqtt.decode import Frame, decode_packet, find_frame, re
 from headwater.protocols.mqtt.encode import encode_packet
 from headwater.protocols.mqtt.errors import LocalProtocolError, PacketTooLarge, RemoteProtocolError, WouldBlock
 from headwater.protocols.mqtt.events import ConnectionLost, Event, ProtocolFailed, TimedOut
+from headwater.protocols.mqtt.inflight import EXACTLY_ONCE, Inbound, Outbound
+from headwater.protocols.mqtt.limits import Limits
 from headwater.protocols.mqtt.packet_types import PacketType
 from headwater.protocols.mqtt.packets import (
     CLASS_OF,
@@ -36,7 +37,10 @@ from headwater.protocols.mqtt.packets import (
     PingReq,
     PingResp,
     PubAck,
+    PubComp,
     Publish,
+    PubRec,
+    PubRel,
     SubAck,
     Subscribe,
     UnsubAck,
@@ -45,7 +49,10 @@ from headwater.protocols.mqtt.packets import (
 )
 from headwater.protocols.mqtt.properties import EMPTY, Properties
 from headwater.protocols.mqtt.reasons import ALLOWED, Reason, v3_return_code
+from headwater.protocols.mqtt.topic_memory import TopicMemory
 from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, protocol_error
+
+__all__ = ["STEPS", "Limits", "Phase", "ServerSession"]
 
 
 class Phase(Enum):
@@ -62,6 +69,9 @@ STEPS: Final[Mapping[Phase, Mapping[type, Phase]]] = {
     Phase.CONNECTED: {  # no second CONNECT [MQTT-3.1.0-2]; no AUTH without a method [MQTT-4.12.0-7]
         Publish: Phase.CONNECTED,
         PubAck: Phase.CONNECTED,
+        PubRec: Phase.CONNECTED,
+        PubRel: Phase.CONNECTED,
+        PubComp: Phase.CONNECTED,
         Subscribe: Phase.CONNECTED,
         Unsubscribe: Phase.CONNECTED,
         PingReq: Phase.CONNECTED,
@@ -70,56 +80,25 @@ STEPS: Final[Mapping[Phase, Mapping[type, Phase]]] = {
     Phase.CLOSED: {},
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the server bears. Shared by all sessions of a listener."""
-
-    packet_bytes_max: int = 262_144
-    """A larger packet is refused at its header. 256 KiB: the stream's record batch, and twice what AWS IoT Core takes."""
-    connect_bytes_max: int = 65_536
-    """The same for CONNECT, which comes from somebody who is not known yet."""
-    receive_maximum: int = 256
-    """Unacknowledged QoS 1 publishes. Version 3 has no such rule: there the owner stops reading (see `unacknowledged`)."""
-    send_maximum: int = 100
-    """Our unacknowledged publishes to a client that allows more."""
-    topic_alias_maximum: int = 16
-    """Each alias costs a topic name in memory."""
-    topics_cached_max: int = 16
-    """Validated topic names that are kept to save validating them again."""
-    keep_alive_s_max: int = 1_200
-    """A version 5 client with a longer keep-alive, or none, is told to use this one. 1,200 s is AWS IoT Core's cap."""
-    connect_deadline_s: float = 10.0
-    maximum_qos: int = 1
-    retain_available: bool = False
-    wildcard_subscriptions_available: bool = True
-    subscription_identifiers_available: bool = False
-    shared_subscriptions_available: bool = False
-
-
+_READING: Final = (Phase.AWAIT_CONNECT, Phase.CONNECTED)
 _PUBACK: Final = 0x40020000
 _TOPIC_UNKNOWN_BYTES: Final = 1 << 31  # longer than any packet: sends the first publish of a session down the careful path
 _SESSION_NEVER_EXPIRES: Final = 0xFFFF_FFFF  # section 3.1.2.11.2
-_READING: Final = (Phase.AWAIT_CONNECT, Phase.CONNECTED)
+_UNSUPPORTED_VERSION: Final = b"\x20\x02\x00\x01"  # in the form of 3.1.1: what a version that we lack reads is unknown
 
 
 class ServerSession:
     """See the module. `opened_at` starts the CONNECT deadline; without it the first `tick` or `receive` does."""
 
     __slots__ = (
-        "_aliases",
-        "_early",
+        "_inbound",
         "_limits",
-        "_next_packet_id",
         "_out",
+        "_outbound",
         "_problem_information",
         "_rest",
         "_seen_at",
-        "_sent",
-        "_topic",
-        "_topic_wire",
         "_topics",
-        "_unsettled",
         "_wanted",
         "clean_start",
         "client_id",
@@ -149,14 +128,9 @@ class ServerSession:
         self._seen_at = opened_at
         self._rest: bytearray | None = None
         self._wanted = 0
-        self._topic = ""
-        self._topic_wire = b""
-        self._topics: dict[bytes, str] | None = None
-        self._aliases: dict[int, str] | None = None
-        self._unsettled: list[int] = []
-        self._early: dict[int, list[bytes]] | None = None
-        self._sent: set[int] | None = None
-        self._next_packet_id = 1
+        self._topics = TopicMemory()
+        self._inbound = Inbound()
+        self._outbound: Outbound | None = None
         self._out: list[bytes] = []
 
     # -- bytes in ------------------------------------------------------------------------------------------------------
@@ -216,22 +190,24 @@ class ServerSession:
 
         Returns where the first other packet stands, or the first that is incomplete or may be wrong: `_take` judges.
         """
-        topic = self._topic
-        topic_wire = self._topic_wire
+        topics = self._topics
+        topic = topics.name
+        topic_wire = topics.wire
         topic_bytes = len(topic_wire) or _TOPIC_UNKNOWN_BYTES
-        topics = self._topics or {}
-        unsettled = self._unsettled
-        settle_later = unsettled.append
+        known_topics = topics.known or {}
+        inbound = self._inbound
+        waiting = inbound.waiting
+        wait = waiting.append
+        waiting_max = self._limits.receive_maximum - inbound.answered
         starts_with = data.startswith
         is_v5 = self.protocol_level == 5
-        receive_maximum = self._limits.receive_maximum
-        # Lengths whose second byte is below this are within the maximum packet size for certain.
+        # A length whose second byte is below this is within the maximum packet size for certain.
         second_end = min(128, (self._limits.packet_bytes_max - 130) >> 7)
         size = len(data)
         last = size - 2  # data[at + 2] exists below this
         while at < last:
             first = data[at]
-            if first != 0x32 and first != 0x30:  # noqa: PLR1714  - a tuple costs 30 ns
+            if first != 0x32 and first != 0x30:  # noqa: PLR1714 - a tuple costs 30 ns
                 break
             length = data[at + 1]
             if length < 128:
@@ -251,11 +227,11 @@ class ServerSession:
             else:
                 end = body + 2 + (data[body] << 8 | data[body + 1])
                 wire = data[body:end]
-                known = topics.get(wire)
+                known = known_topics.get(wire)
                 if known is None:
                     break
-                topic = self._topic = known
-                topic_wire = self._topic_wire = wire
+                topic = topics.name = known
+                topic_wire = topics.wire = wire
                 topic_bytes = len(wire)
             if first == 0x32:
                 payload = end + 2
@@ -265,11 +241,11 @@ class ServerSession:
                 if packet_id == 0:
                     break
                 if is_v5:
-                    if payload == stop or data[payload] or len(unsettled) >= receive_maximum:
+                    if payload == stop or data[payload] or len(waiting) >= waiting_max:
                         break
                     payload += 1
                 emit(Publish(topic, data[payload:stop], 1, False, False, packet_id, None))
-                settle_later(packet_id)
+                wait(packet_id)
             else:
                 payload = end
                 if is_v5:
@@ -294,7 +270,7 @@ class ServerSession:
             return None
         limits = self._limits
         bytes_max = limits.connect_bytes_max if self.phase is Phase.AWAIT_CONNECT else limits.packet_bytes_max
-        if frame.stop - at > bytes_max:  # [MQTT-3.2.2-15]
+        if frame.stop - at > bytes_max:  # section 3.2.2.3.6
             raise RemoteProtocolError(
                 Reason.PACKET_TOO_LARGE, f"a packet of {frame.stop - at} bytes, {bytes_max} are allowed"
             )
@@ -321,21 +297,16 @@ class ServerSession:
     # -- packets -------------------------------------------------------------------------------------------------------
 
     def _on_connect(self, connect: Connect) -> Connect:
-        _check_client_id(connect)
-        limits = self._limits
         properties = connect.properties
-        will = connect.will
+        _check_client_id(connect)
         if properties.authentication_method is not None:  # [MQTT-4.12.0-1]
             raise RemoteProtocolError(Reason.BAD_AUTHENTICATION_METHOD, "extended authentication is not supported")
-        if will is not None and connect.protocol_level == 5:
-            if will.qos > limits.maximum_qos:  # [MQTT-3.2.2-12]
-                raise RemoteProtocolError(Reason.QOS_NOT_SUPPORTED, f"the maximum QoS is {limits.maximum_qos}")
-            if will.retain and not limits.retain_available:  # [MQTT-3.2.2-13]
-                raise RemoteProtocolError(Reason.RETAIN_NOT_SUPPORTED, "retained messages are not supported")
+        if connect.will is not None:
+            self._check_will(connect.will, connect.protocol_level)
         self.client_id = connect.client_id
         self.clean_start = connect.clean_start
         self.keep_alive_s = connect.keep_alive_s
-        self.will = will
+        self.will = connect.will
         if connect.protocol_level == 5:
             self.session_expiry_s = properties.session_expiry_s or 0
             self.client_packet_bytes_max = properties.packet_bytes_max or VARIABLE_INTEGER_MAX
@@ -345,76 +316,122 @@ class ServerSession:
             self.session_expiry_s = 0 if connect.clean_start else _SESSION_NEVER_EXPIRES
         return connect
 
-    def _on_publish(self, publish: Publish) -> Publish:
+    def _check_will(self, will: Will, level: int) -> None:
+        limits = self._limits
+        self._check_topic(will.topic, Reason.TOPIC_NAME_INVALID)
+        if level == 5:
+            if will.qos > limits.maximum_qos:  # [MQTT-3.2.2-12]
+                raise RemoteProtocolError(Reason.QOS_NOT_SUPPORTED, f"the maximum QoS is {limits.maximum_qos}")
+            if will.retain and not limits.retain_available:  # [MQTT-3.2.2-13]
+                raise RemoteProtocolError(Reason.RETAIN_NOT_SUPPORTED, "retained messages are not supported")
+
+    def _check_topic(self, topic: str, reason: Reason) -> None:
+        bytes_max = self._limits.topic_bytes_max
+        if len(topic) > bytes_max or (len(topic) * 4 > bytes_max and len(topic.encode("utf-8")) > bytes_max):
+            raise RemoteProtocolError(reason, f"a topic has more than {bytes_max} bytes")
+
+    def _on_publish(self, publish: Publish) -> Publish | None:
         limits = self._limits
         if publish.qos > limits.maximum_qos:  # section 3.2.2.3.4
             raise RemoteProtocolError(Reason.QOS_NOT_SUPPORTED, f"the maximum QoS is {limits.maximum_qos}")
-        if self.protocol_level == 5:
-            if publish.retain and not limits.retain_available:  # [MQTT-3.2.2-14]
-                raise RemoteProtocolError(Reason.RETAIN_NOT_SUPPORTED, "retained messages are not supported")
-            if publish.qos and len(self._unsettled) >= limits.receive_maximum:  # [MQTT-3.3.4-7]
-                raise RemoteProtocolError(
-                    Reason.RECEIVE_MAXIMUM_EXCEEDED, f"the receive maximum is {limits.receive_maximum}"
-                )
-            if publish.properties is not None:
-                publish = self._resolve(publish, publish.properties)
-        if publish.qos:
-            self._unsettled.append(publish.packet_id)
-        self._remember(publish.topic)
+        if publish.retain and not limits.retain_available and self.protocol_level == 5:  # [MQTT-3.2.2-14]
+            raise RemoteProtocolError(Reason.RETAIN_NOT_SUPPORTED, "retained messages are not supported")
+        self._check_topic(publish.topic, Reason.TOPIC_NAME_INVALID)
+        if publish.properties is not None:
+            publish = self._resolve(publish, publish.properties)
+        self._topics.remember(publish.topic, limits.topics_cached_max)
+        if publish.qos == 0:
+            return publish
+        if publish.qos == 2 and self._is_repetition(publish.packet_id):
+            return None
+        if self.protocol_level == 5 and len(self._inbound) >= limits.receive_maximum:  # [MQTT-3.3.4-7]
+            raise RemoteProtocolError(Reason.RECEIVE_MAXIMUM_EXCEEDED, f"the receive maximum is {limits.receive_maximum}")
+        if publish.qos == 1:
+            self._inbound.waiting.append(publish.packet_id)
+        else:
+            self._inbound.begin_exactly_once(publish.packet_id)
         return publish
 
+    def _is_repetition(self, packet_id: int) -> bool:
+        """Whether this QoS 2 publish has been delivered already; then only its PUBREC is due, again. [MQTT-4.3.3-10]"""
+        received = self._inbound.received
+        if received is None or packet_id not in received:
+            return False
+        if not self._inbound.is_waiting(packet_id | EXACTLY_ONCE):
+            self._queue(PubRec(packet_id))
+        return True
+
     def _resolve(self, publish: Publish, properties: Properties) -> Publish:
-        """Fills in the topic that a topic alias stands for. Aliases live as long as the connection. [MQTT-3.3.2-7]"""
         if properties.subscription_identifiers:  # [MQTT-3.3.4-6]
             raise protocol_error("a client's PUBLISH has a subscription identifier")
         alias = properties.topic_alias
         if alias is None:
             return publish
-        if alias > self._limits.topic_alias_maximum:  # [MQTT-3.3.2-9]
-            raise RemoteProtocolError(Reason.TOPIC_ALIAS_INVALID, f"topic alias {alias} is beyond the maximum")
-        if self._aliases is None:
-            self._aliases = {}
-        if publish.topic:
-            self._aliases[alias] = publish.topic
-            return publish
-        topic = self._aliases.get(alias)
-        if topic is None:
-            raise protocol_error(f"topic alias {alias} has no topic yet")  # section 3.3.2.3.4
-        return Publish(topic, publish.payload, publish.qos, publish.retain, publish.dup, publish.packet_id, properties)
-
-    def _remember(self, topic: str) -> None:
-        """So that the next publish to this valid topic is parsed in place."""
-        raw = topic.encode("utf-8")
-        wire = len(raw).to_bytes(2, "big") + raw
-        if self._topic_wire and self._topic_wire != wire:
-            if self._topics is None or len(self._topics) >= self._limits.topics_cached_max:
-                self._topics = {self._topic_wire: self._topic}
-            self._topics[wire] = topic
-        self._topic = topic
-        self._topic_wire = wire
+        topic = self._topics.resolve(alias, publish.topic, self._limits.topic_alias_maximum)
+        return publish if publish.topic else replace(publish, topic=topic)
 
     def _on_puback(self, puback: PubAck) -> PubAck | None:
         """None for one that is not in flight: a late answer to an earlier connection of the same session."""
-        if self._sent is None or puback.packet_id not in self._sent:
+        if not self._is_awaited(puback.packet_id, PubAck):
             return None
-        self._sent.discard(puback.packet_id)
-        if not self._sent:
-            self._sent = None
+        self._free(puback.packet_id)
         return puback
+
+    def _on_pubrec(self, pubrec: PubRec) -> PubRec | None:
+        """Answered with PUBREL [MQTT-4.3.3-4] unless it is an error, which frees the packet id [MQTT-4.3.3-3]."""
+        packet_id = pubrec.packet_id
+        if not self._is_awaited(packet_id, PubRec):
+            is_repeated = self._outbound is not None and packet_id in self._outbound
+            reason = Reason.SUCCESS if is_repeated else Reason.PACKET_IDENTIFIER_NOT_FOUND
+            self._queue(PubRel(packet_id, reason))
+            return None
+        if pubrec.reason >= 0x80:
+            self._free(packet_id)
+        else:
+            self.release(packet_id)
+        return pubrec
+
+    def _on_pubcomp(self, pubcomp: PubComp) -> PubComp | None:
+        if not self._is_awaited(pubcomp.packet_id, PubComp):
+            return None
+        self._free(pubcomp.packet_id)
+        return pubcomp
+
+    def _is_awaited(self, packet_id: int, answer: type[PubAck | PubRec | PubComp]) -> bool:
+        return self._outbound is not None and self._outbound.awaits(packet_id) is answer
+
+    def _free(self, packet_id: int) -> None:
+        if self._outbound is not None:
+            self._outbound.free(packet_id)
+
+    def _on_pubrel(self, pubrel: PubRel) -> PubRel | None:
+        """Answered with PUBCOMP [MQTT-4.3.3-11]. The event says that the packet id need not be kept any longer."""
+        packet_id = pubrel.packet_id
+        if self._inbound.is_waiting(packet_id | EXACTLY_ONCE):
+            raise protocol_error(f"PUBREL before the PUBREC for {packet_id}")
+        is_known = self._inbound.release(packet_id)
+        self._queue(PubComp(packet_id, Reason.SUCCESS if is_known else Reason.PACKET_IDENTIFIER_NOT_FOUND))
+        return pubrel if is_known else None
 
     def _on_subscribe(self, subscribe: Subscribe) -> Subscribe:
         limits = self._limits
+        filters = [each.topic_filter for each in subscribe.subscriptions]
+        for topic_filter in filters:
+            self._check_topic(topic_filter, Reason.TOPIC_FILTER_INVALID)
         if self.protocol_level != 5:
             return subscribe
         if subscribe.properties.subscription_identifiers and not limits.subscription_identifiers_available:
-            raise RemoteProtocolError(
-                Reason.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED, "subscription identifiers"
-            )  # 3.2.2.3.12
-        filters = [each.topic_filter for each in subscribe.subscriptions]
+            raise RemoteProtocolError(  # section 3.2.2.3.12
+                Reason.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED, "subscription identifiers are not supported"
+            )
         if not limits.shared_subscriptions_available and any(each.startswith("$share/") for each in filters):
-            raise RemoteProtocolError(Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED, "shared subscriptions")  # 3.2.2.3.13
+            raise RemoteProtocolError(  # section 3.2.2.3.13
+                Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED, "shared subscriptions are not supported"
+            )
         if not limits.wildcard_subscriptions_available and any("+" in each or "#" in each for each in filters):
-            raise RemoteProtocolError(Reason.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED, "wildcard subscriptions")  # 3.2.2.3.11
+            raise RemoteProtocolError(  # section 3.2.2.3.11
+                Reason.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED, "wildcards are not supported"
+            )
         return subscribe
 
     def _on_unsubscribe(self, unsubscribe: Unsubscribe) -> Unsubscribe:
@@ -445,37 +462,36 @@ class ServerSession:
         session_expiry_s: int | None = None,
         reason_string: str | None = None,
         user_properties: tuple[tuple[str, str], ...] = (),
-        response_information: str | None = None,
-        server_reference: str | None = None,
+        received: Iterable[int] = (),
     ) -> list[Event]:
         """CONNACK 0x00, and the events of what came behind the CONNECT.
 
         assigned_client_id  needed when the client gave none [MQTT-3.1.3-6]; version 5 tells it to the client [MQTT-3.1.3-7]
         session_expiry_s    when it differs from what the client asked for
+        received            the resumed session's QoS 2 packet ids between PUBLISH and PUBREL
         """
         if self.phase is not Phase.AWAIT_ACCEPT:
             raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"accept in phase {self.phase.value!r}")
         if session_present and self.clean_start:
             raise LocalProtocolError(Reason.PROTOCOL_ERROR, "a clean start has no session present")  # [MQTT-3.2.2-2]
-        if not self.client_id:
-            if not assigned_client_id:
-                raise LocalProtocolError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "the client needs an identifier")
+        if self.client_id:
+            assigned_client_id = None
+        elif assigned_client_id:
             self.client_id = assigned_client_id
         else:
-            assigned_client_id = None
+            raise LocalProtocolError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "the client needs an identifier")
         if session_expiry_s is not None:
             self.session_expiry_s = session_expiry_s
         properties = EMPTY
         if self.protocol_level == 5:
-            properties = self._announce(
+            properties = self._limits.announce(
                 assigned_client_id=assigned_client_id,
                 session_expiry_s=session_expiry_s,
                 server_keep_alive_s=self._cap_keep_alive(),
                 reason_string=reason_string,
                 user_properties=user_properties,
-                response_information=response_information,
-                server_reference=server_reference,
             )
+        self._inbound.restore(received)
         self.phase = Phase.CONNECTED
         self._seen_at = now
         self._queue(ConnAck(session_present, Reason.SUCCESS, properties))
@@ -493,21 +509,6 @@ class ServerSession:
         self.keep_alive_s = cap
         return cap
 
-    def _announce(self, **given: Any) -> Properties:
-        """CONNACK properties: the limits, where they differ from what their absence means (section 3.2.2.3)."""
-        limits = self._limits
-        return Properties(
-            receive_maximum=limits.receive_maximum if limits.receive_maximum < 0xFFFF else None,
-            maximum_qos=limits.maximum_qos if limits.maximum_qos < 2 else None,  # [MQTT-3.2.2-9]
-            retain_available=None if limits.retain_available else 0,
-            packet_bytes_max=limits.packet_bytes_max,
-            topic_alias_maximum=limits.topic_alias_maximum or None,
-            wildcard_subscriptions_available=None if limits.wildcard_subscriptions_available else 0,
-            subscription_identifiers_available=None if limits.subscription_identifiers_available else 0,
-            shared_subscriptions_available=None if limits.shared_subscriptions_available else 0,
-            **given,
-        )
-
     def refuse(self, reason: int, reason_string: str | None = None, server_reference: str | None = None) -> None:
         """CONNACK with an error, then CLOSED. [MQTT-3.1.4-5], [MQTT-3.2.2-7]"""
         if self.phase is Phase.CLOSED:
@@ -516,7 +517,7 @@ class ServerSession:
             raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"refuse in phase {self.phase.value!r}")
         if reason < 0x80 or reason not in ALLOWED[PacketType.CONNACK]:
             raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"a CONNACK cannot refuse with 0x{reason:02X}")
-        self._queue_refusal(reason, Properties(reason_string=reason_string, server_reference=server_reference))
+        self._queue_refusal(reason, _explanation(reason_string, server_reference))
         self._end_without_will()
 
     def _queue_refusal(self, reason: int, properties: Properties) -> None:
@@ -526,49 +527,39 @@ class ServerSession:
             self._queue(ConnAck(False, code))
 
     def acknowledge_many(self, packet_ids: list[int]) -> None:
-        """Settles QoS 1 publishes with PUBACK 0x00. Fastest for the oldest, in their order: so batches come back."""
-        waiting = self._unsettled
+        """Settles publishes with reason 0x00. Fastest for the oldest ones, QoS 1, in their order: so batches come back."""
+        inbound = self._inbound
+        waiting = inbound.waiting
         count = len(packet_ids)
         if self.phase is not Phase.CONNECTED:
             return  # the connection ended while the stream was storing them
-        if self._early is not None or waiting[:count] != packet_ids:
+        if waiting[:count] == packet_ids and inbound.is_in_order:
+            del waiting[:count]
+            self._out.append(struct.pack(f">{count}I", *[_PUBACK | packet_id for packet_id in packet_ids]))
+        else:
             for packet_id in packet_ids:
                 self.acknowledge(packet_id)
-            return
-        del waiting[:count]
-        self._out.append(struct.pack(f">{count}I", *[_PUBACK | packet_id for packet_id in packet_ids]))
 
     def acknowledge(self, packet_id: int, reason: int = 0, reason_string: str | None = None) -> None:
-        """Settles one QoS 1 publish; without effect once the connection has ended.
+        """Settles one publish with PUBACK (QoS 1) or PUBREC (QoS 2); without effect once the connection has ended.
 
-        reason   0x00, 0x10 or an error. Version 3 cannot say an error and is sent a positive PUBACK, as its [MQTT-3.3.5-2]
+        reason   0x00, 0x10 or an error. Version 3 cannot say an error and is sent a positive receipt, as its [MQTT-3.3.5-2]
                  allows; where the client should send again, `disconnect` instead.
         """
         if self.phase is not Phase.CONNECTED:
             return
         if reason not in ALLOWED[PacketType.PUBACK]:
             raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"a PUBACK cannot carry 0x{reason:02X}")
-        early = self._early or {}
-        if self._unsettled.count(packet_id) <= len(early.get(packet_id, ())):
-            raise LocalProtocolError(Reason.PACKET_IDENTIFIER_NOT_FOUND, f"{packet_id} does not wait for a PUBACK")
-        properties = Properties(reason_string=reason_string) if reason_string else EMPTY
-        early.setdefault(packet_id, []).append(self._encode(PubAck(packet_id, reason, properties)))
-        self._release(early)
-
-    def _release(self, early: dict[int, list[bytes]]) -> None:
-        """Queues what is settled at the head of the order of arrival. [MQTT-4.6.0-2]"""
-        waiting = self._unsettled
-        released = 0
-        for packet_id in waiting:
-            ready = early.get(packet_id)
-            if ready is None:
-                break
-            self._out.append(ready.pop(0))
-            if not ready:
-                del early[packet_id]
-            released += 1
-        del waiting[:released]
-        self._early = early or None
+        properties = _explanation(reason_string)
+        if self._inbound.is_waiting(packet_id):
+            receipt = self._encode(PubAck(packet_id, reason, properties))
+            self._out += self._inbound.settle(packet_id, receipt, is_refused=False)
+        elif self._inbound.is_waiting(packet_id | EXACTLY_ONCE):
+            receipt = self._encode(PubRec(packet_id, reason, properties))
+            is_refused = reason >= 0x80 and self.protocol_level == 5
+            self._out += self._inbound.settle(packet_id | EXACTLY_ONCE, receipt, is_refused)
+        else:
+            raise LocalProtocolError(Reason.PACKET_IDENTIFIER_NOT_FOUND, f"{packet_id} does not wait for a receipt")
 
     def publish(
         self,
@@ -581,8 +572,9 @@ class ServerSession:
         packet_id: int | None = None,
         dup: bool = False,
     ) -> int | None:
-        """Queues a message for the client. Returns the packet id whose PubAck event will free it; None at QoS 0.
+        """Queues a message for the client. Returns the packet id, which a PubAck, a PubComp or a failed PubRec event frees.
 
+        Returns         None at QoS 0
         packet_id, dup  of an earlier connection, for what a resumed session sends again [MQTT-4.4.0-1]
         Raises          WouldBlock, PacketTooLarge, or another LocalProtocolError; nothing is queued then
         """
@@ -595,22 +587,19 @@ class ServerSession:
             return None
         if self.send_window <= 0:
             raise WouldBlock(Reason.RECEIVE_MAXIMUM_EXCEEDED, "the client's receive maximum is used up")
-        chosen = self._free_packet_id() if packet_id is None else packet_id
-        sent = self._sent or set()
-        if chosen in sent:
+        outbound = self._outbound = self._outbound or Outbound()
+        chosen = outbound.free_packet_id() if packet_id is None else packet_id
+        if chosen in outbound:
             raise LocalProtocolError(Reason.PACKET_IDENTIFIER_IN_USE, f"{chosen} is in flight")  # [MQTT-2.2.1-4]
         self._queue_message(Publish(topic, payload, qos, retain, dup, chosen, properties))
-        sent.add(chosen)
-        self._sent = sent
+        outbound.await_next(chosen, PubAck if qos == 1 else PubRec)
         return chosen
 
-    def _free_packet_id(self) -> int:
-        sent = self._sent or ()
-        packet_id = self._next_packet_id
-        while packet_id in sent:
-            packet_id = packet_id % 0xFFFF + 1
-        self._next_packet_id = packet_id % 0xFFFF + 1
-        return packet_id
+    def release(self, packet_id: int) -> None:
+        """PUBREL. The session sends it for every PUBREC itself; the owner, for what a resumed session had got so far."""
+        outbound = self._outbound = self._outbound or Outbound()
+        outbound.await_next(packet_id, PubComp)
+        self._queue(PubRel(packet_id))
 
     def _queue_message(self, publish: Publish) -> None:
         encoded = encode_packet(publish, self.protocol_level)
@@ -623,25 +612,27 @@ class ServerSession:
     def suback(self, packet_id: int, codes: Sequence[int], reason_string: str | None = None) -> None:
         """One code for each topic filter, in their order. [MQTT-3.8.4-1], [MQTT-3.8.4-6], [MQTT-3.9.3-1]"""
         if self.phase is Phase.CONNECTED:
-            self._queue(SubAck(packet_id, tuple(codes), _reason_string(reason_string)))
+            self._queue(SubAck(packet_id, tuple(codes), _explanation(reason_string)))
 
     def unsuback(self, packet_id: int, codes: Sequence[int], reason_string: str | None = None) -> None:
         """One code for each topic filter; version 3 is sent none. [MQTT-3.10.4-4], [MQTT-3.11.3-1]"""
         if self.phase is Phase.CONNECTED:
-            self._queue(UnsubAck(packet_id, tuple(codes), _reason_string(reason_string)))
+            self._queue(UnsubAck(packet_id, tuple(codes), _explanation(reason_string)))
 
     def disconnect(self, reason: int, reason_string: str | None = None, server_reference: str | None = None) -> None:
-        """Ends the connection from our side. The will stays: whether it is due is said in `will`. [MQTT-3.14.4-1]
+        """Ends the connection from our side; `will` stays for the owner to publish. [MQTT-3.14.4-1]
 
         Before `accept` a version 5 client may not be sent a DISCONNECT [MQTT-3.14.0-1]: it is refused or just closed.
         """
+        if reason not in ALLOWED[PacketType.DISCONNECT]:
+            raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"a DISCONNECT cannot carry 0x{reason:02X}")
         if self.phase is Phase.CONNECTED:
             if self.protocol_level == 5:
-                self._queue(Disconnect(reason, Properties(reason_string=reason_string, server_reference=server_reference)))
+                self._queue(Disconnect(reason, _explanation(reason_string, server_reference)))
             self._close()
         elif self.phase is Phase.AWAIT_ACCEPT and reason >= 0x80 and reason in ALLOWED[PacketType.CONNACK]:
             self.refuse(reason, reason_string, server_reference)
-        else:
+        elif self.phase is not Phase.CLOSED:
             self._end_without_will()
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -671,13 +662,13 @@ class ServerSession:
 
     @property
     def unacknowledged(self) -> int:
-        """QoS 1 publishes of the client that wait for `acknowledge`."""
-        return len(self._unsettled)
+        """Publishes of the client that wait for `acknowledge`."""
+        return len(self._inbound.waiting)
 
     @property
     def send_window(self) -> int:
         """How many more QoS 1 publishes may be sent before the client acknowledges one. [MQTT-3.3.4-9]"""
-        in_flight = len(self._sent) if self._sent else 0
+        in_flight = len(self._outbound) if self._outbound else 0
         return min(self.client_receive_maximum, self._limits.send_maximum) - in_flight
 
     def take_outgoing(self) -> bytes:
@@ -699,8 +690,7 @@ class ServerSession:
         level = self.protocol_level
         if level != 5 or isinstance(packet, PingResp) or packet.properties is EMPTY:
             return encode_packet(packet, level)
-        is_wanted = self._problem_information or isinstance(packet, (ConnAck, Disconnect))  # [MQTT-3.1.2-29]
-        if is_wanted:
+        if self._problem_information or isinstance(packet, (ConnAck, Disconnect)):  # [MQTT-3.1.2-29]
             encoded = encode_packet(packet, level)
             if len(encoded) <= self.client_packet_bytes_max:
                 return encoded
@@ -708,21 +698,16 @@ class ServerSession:
         return encode_packet(replace(packet, properties=bare), level)
 
     def _fail(self, error: RemoteProtocolError) -> ProtocolFailed:
-        """Says so where the version and the phase allow it, and closes. [MQTT-4.13.1-1], [MQTT-4.8.0-1] of 3.1.1"""
+        """Says so where the version and the phase allow it, and closes. [MQTT-4.13.1-1]; of 3.1.1 [MQTT-4.8.0-1]"""
         if self.phase is Phase.CONNECTED:
             self.disconnect(error.reason, error.detail)
         else:
-            self._queue_early_refusal(error)
+            if error.reason == Reason.UNSUPPORTED_PROTOCOL_VERSION:  # [MQTT-3.1.2-2]
+                self._out.append(_UNSUPPORTED_VERSION)
+            elif self.protocol_level:
+                self._queue_refusal(error.reason, _explanation(error.detail))
             self._end_without_will()
         return ProtocolFailed(error.reason, error.detail)
-
-    def _queue_early_refusal(self, error: RemoteProtocolError) -> None:
-        if error.reason == Reason.UNSUPPORTED_PROTOCOL_VERSION:
-            self._out.append(
-                b"\x20\x02\x00\x01"
-            )  # [MQTT-3.1.2-2] of 3.1.1; a version that we lack cannot ask for another form
-        elif self.protocol_level:
-            self._queue_refusal(error.reason, Properties(reason_string=error.detail))
 
     def _end_without_will(self) -> None:
         self.will = None  # the connection was never accepted
@@ -731,8 +716,9 @@ class ServerSession:
     def _close(self) -> None:
         self.phase = Phase.CLOSED
         self._rest = None
-        self._unsettled = []
-        self._early = self._aliases = self._topics = self._sent = None
+        self._inbound = Inbound()
+        self._outbound = None
+        self._topics = TopicMemory()
 
 
 def _check_client_id(connect: Connect) -> None:
@@ -742,14 +728,19 @@ def _check_client_id(connect: Connect) -> None:
         raise RemoteProtocolError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "the client identifier is empty")
 
 
-def _reason_string(text: str | None) -> Properties:
-    return Properties(reason_string=text) if text else EMPTY
+def _explanation(reason_string: str | None, server_reference: str | None = None) -> Properties:
+    if reason_string is None and server_reference is None:
+        return EMPTY
+    return Properties(reason_string=reason_string, server_reference=server_reference)
 
 
 _HANDLERS: Final[Mapping[type, Callable[[ServerSession, Any], Event | None]]] = {
     Connect: ServerSession._on_connect,
     Publish: ServerSession._on_publish,
     PubAck: ServerSession._on_puback,
+    PubRec: ServerSession._on_pubrec,
+    PubRel: ServerSession._on_pubrel,
+    PubComp: ServerSession._on_pubcomp,
     Subscribe: ServerSession._on_subscribe,
     Unsubscribe: ServerSession._on_unsubscribe,
     PingReq: ServerSession._on_pingreq,
