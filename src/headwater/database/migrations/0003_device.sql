@@ -92,13 +92,22 @@ CREATE TABLE tenant_usage (
     devices    bigint NOT NULL DEFAULT 0
 );
 
+CREATE FUNCTION tenant_usage_start() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+BEGIN
+    INSERT INTO tenant_usage (tenant_id) VALUES (NEW.id);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER tenant_usage_start AFTER INSERT ON tenant FOR EACH ROW EXECUTE FUNCTION tenant_usage_start();
+
 CREATE FUNCTION device_count() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO tenant_usage AS usage (tenant_id, devices)
-        SELECT tenant_id, count(*) FROM changed GROUP BY tenant_id
-        ON CONFLICT (tenant_id) DO UPDATE SET devices = usage.devices + excluded.devices;
+        UPDATE tenant_usage SET devices = devices + come.count
+        FROM (SELECT tenant_id, count(*) FROM changed GROUP BY tenant_id) AS come
+        WHERE tenant_usage.tenant_id = come.tenant_id;
     ELSE
         UPDATE tenant_usage SET devices = devices - gone.count
         FROM (SELECT tenant_id, count(*) FROM changed GROUP BY tenant_id) AS gone
