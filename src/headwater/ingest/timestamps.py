@@ -75,7 +75,7 @@ def _from_float(value: float) -> int:
 
 def _from_text(text: str) -> int:
     # A date alone is no instant: it would put a whole day's data on one midnight.
-    if len(text) > _TEXT_LENGTH_MAX or ":" not in text:
+    if len(text) > _TEXT_LENGTH_MAX or not ("T" in text or ":" in text):
         raise TimestampMalformed("the time is not ISO 8601 with a time of day")
     try:
         at = datetime.fromisoformat(text)
