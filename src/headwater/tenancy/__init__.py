@@ -1,0 +1,1 @@
+"""Tenants, people, roles, tokens, quotas, audit. Knows nothing of HTTP or MQTT."""

@@ -17,8 +17,10 @@ DEVICE = "hwd"
 API = "hwt"
 REFRESH = "hwr"
 OPERATOR = "hwo"
+INVITATION = "hwi"
+PASSWORD_RESET = "hwp"
 
-_FORM = re.compile(r"(hw[dtro])_([0-9a-f]{32})_([A-Za-z0-9_-]{43})", re.ASCII)
+_FORM = re.compile(r"(hw[dtroip])_([0-9a-f]{32})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,14 +42,42 @@ CREATE TABLE refresh_token (
     id           uuid PRIMARY KEY,
     family_id    uuid NOT NULL,
     person_id    uuid NOT NULL REFERENCES person ON DELETE CASCADE,
+    acting_for   uuid REFERENCES tenant ON DELETE SET NULL,  -- the tenant of the access tokens that it gives
     secret_hash  bytea NOT NULL,                     -- SHA-256: the secret has 256 random bits
+    started_at   timestamptz NOT NULL DEFAULT now(), -- when its family logged in
     created_at   timestamptz NOT NULL DEFAULT now(),
     expires_at   timestamptz NOT NULL,
     used_at      timestamptz,
     revoked_at   timestamptz
 );
 CREATE INDEX refresh_token_family ON refresh_token (family_id);
+CREATE INDEX refresh_token_person ON refresh_token (person_id);
 CREATE INDEX refresh_token_expiry ON refresh_token (expires_at);
+
+-- Joining a tenant: whoever holds the token (given to the inviting person, once) becomes a member under this address.
+CREATE TABLE invitation (
+    id           uuid PRIMARY KEY,
+    tenant_id    uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    email        text NOT NULL CHECK (length(email) BETWEEN 3 AND 254),
+    role         text NOT NULL CHECK (role IN ('owner', 'admin', 'operator', 'viewer')),
+    secret_hash  bytea NOT NULL,
+    created_by   text NOT NULL,                      -- an actor
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    expires_at   timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX invitation_email ON invitation (tenant_id, lower(email));
+
+-- A new password without the old one, by a token that is used once.
+CREATE TABLE password_reset (
+    id           uuid PRIMARY KEY,
+    tenant_id    uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    person_id    uuid NOT NULL REFERENCES person ON DELETE CASCADE,
+    secret_hash  bytea NOT NULL,
+    created_by   text NOT NULL,                      -- an actor
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    expires_at   timestamptz NOT NULL
+);
+CREATE INDEX password_reset_person ON password_reset (person_id);
 
 CREATE TABLE operator_token (
     id            uuid PRIMARY KEY,
@@ -102,6 +130,17 @@ CREATE TABLE audit_entry (
     detail     jsonb NOT NULL DEFAULT '{}'           -- what changed; never a secret
 );
 CREATE INDEX audit_entry_tenant ON audit_entry (tenant_id, id DESC);
+
+-- What the platform operator did; it outlives the tenant that it was done to.
+CREATE TABLE operator_audit_entry (
+    id       uuid PRIMARY KEY,
+    at       timestamptz NOT NULL DEFAULT now(),
+    actor    text NOT NULL,
+    action   text NOT NULL,
+    subject  text NOT NULL,
+    address  text NOT NULL DEFAULT '',
+    detail   jsonb NOT NULL DEFAULT '{}'
+);
 
 CREATE TABLE idempotency_key (
     tenant_id     uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,

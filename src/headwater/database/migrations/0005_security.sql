@@ -28,6 +28,13 @@ ALTER TABLE tenant ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenant FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON tenant USING (id = (SELECT NULLIF(current_setting('app.tenant_id', true), '')::uuid));
 
+-- A person belongs to no tenant, but is seen only by the tenants that he or she works for, and never with the password.
+ALTER TABLE person ENABLE ROW LEVEL SECURITY;
+ALTER TABLE person FORCE ROW LEVEL SECURITY;
+CREATE POLICY colleague ON person FOR SELECT
+    USING (EXISTS (SELECT FROM membership WHERE membership.person_id = person.id));  -- which shows one tenant's rows
+GRANT SELECT (id, email, name, status, version, created_at, updated_at) ON person TO headwater_app;
+
 GRANT SELECT ON tenant TO headwater_app;
 GRANT UPDATE (name, version, updated_at) ON tenant TO headwater_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
@@ -37,10 +44,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
 GRANT SELECT, INSERT ON audit_entry TO headwater_app;
 GRANT SELECT, UPDATE ON tenant_usage TO headwater_app;
 GRANT SELECT ON metric, telemetry, telemetry_latest, telemetry_1m, telemetry_1h, telemetry_1d, event, ingest_position TO headwater_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON person, refresh_token, gateway_instance TO headwater_app;
-REVOKE DELETE ON person FROM headwater_app;
-REVOKE UPDATE ON person FROM headwater_app;
-GRANT UPDATE (name, password_hash, version, updated_at) ON person TO headwater_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON refresh_token, gateway_instance TO headwater_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON invitation, password_reset TO headwater_app;
 GRANT SELECT ON operator_token TO headwater_app;
 
 GRANT SELECT, INSERT ON telemetry, metric, event TO headwater_writer;
@@ -58,11 +63,15 @@ GRANT DELETE ON idempotency_key, refresh_token TO headwater_writer;
 GRANT SELECT ON idempotency_key, refresh_token TO headwater_writer;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenant, person, membership, operator_token, profile, audit_entry TO headwater_operator;
-GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, refresh_token TO headwater_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, refresh_token, password_reset TO headwater_operator;
+GRANT SELECT, INSERT ON operator_audit_entry TO headwater_operator;
+GRANT SELECT ON tenant_usage TO headwater_operator;
 GRANT SELECT ON device, device_group, device_state, ingest_position, gateway_instance TO headwater_operator;
 
 -- Finding a tenant by a credential: the only way across tenants that the plain role has. Each returns one row or none.
-GRANT SELECT ON tenant, person, membership, api_token, device, device_credential, profile TO headwater_lookup;
+GRANT SELECT ON tenant, membership, api_token, device, device_credential, profile TO headwater_lookup;
+GRANT SELECT ON refresh_token, invitation, password_reset TO headwater_lookup;
+GRANT SELECT, INSERT, UPDATE ON person TO headwater_lookup;
 GRANT UPDATE (last_used_at) ON api_token TO headwater_lookup;
 GRANT SELECT, INSERT, UPDATE ON tenant_usage TO headwater_lookup;
 
@@ -97,9 +106,10 @@ $$;
 
 CREATE FUNCTION lookup_api_token(token uuid)
 RETURNS TABLE (id uuid, tenant_id uuid, tenant_status text, tenant_quotas jsonb, permissions text[], group_id uuid,
-               secret_hash bytea, expires_at timestamptz, revoked_at timestamptz)
+               secret_hash bytea, expires_at timestamptz, revoked_at timestamptz, stale boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
-    SELECT a.id, t.id, t.status, t.quotas, a.permissions, a.group_id, a.secret_hash, a.expires_at, a.revoked_at
+    SELECT a.id, t.id, t.status, t.quotas, a.permissions, a.group_id, a.secret_hash, a.expires_at, a.revoked_at,
+           a.last_used_at IS NULL OR a.last_used_at < now() - interval '1 minute'
     FROM api_token a JOIN tenant t ON t.id = a.tenant_id
     WHERE a.id = token
 $$;
@@ -119,12 +129,71 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
     ORDER BY t.slug
 $$;
 
+-- Whether a session still lives, and as what: asked with every request of a person, so that suspending somebody, changing
+-- a role and logging out work at once. The tenant's columns are NULL for somebody who is no member of it.
+CREATE FUNCTION lookup_session(person uuid, family uuid, tenant uuid)
+RETURNS TABLE (person_status text, operator boolean, live boolean, tenant_status text, tenant_quotas jsonb, role text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT p.status, p.operator,
+           EXISTS (SELECT FROM refresh_token r
+                   WHERE r.family_id = family AND r.person_id = p.id AND r.revoked_at IS NULL AND r.expires_at > now()),
+           t.status, t.quotas, m.role
+    FROM person p
+    LEFT JOIN membership m ON m.person_id = p.id AND m.tenant_id = tenant
+    LEFT JOIN tenant t ON t.id = m.tenant_id
+    WHERE p.id = person
+$$;
+
+CREATE FUNCTION lookup_person(person uuid)
+RETURNS TABLE (id uuid, email text, name text, password_hash text, status text, operator boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT p.id, p.email, p.name, p.password_hash, p.status, p.operator FROM person p WHERE p.id = person
+$$;
+
+CREATE FUNCTION lookup_person_by_email(address text)
+RETURNS TABLE (id uuid, email text, name text, password_hash text, status text, operator boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT p.id, p.email, p.name, p.password_hash, p.status, p.operator FROM person p WHERE lower(p.email) = lower(address)
+$$;
+
+CREATE FUNCTION lookup_invitation(invitation uuid)
+RETURNS TABLE (tenant_id uuid, tenant_status text, email text, role text, secret_hash bytea, expires_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT i.tenant_id, t.status, i.email, i.role, i.secret_hash, i.expires_at
+    FROM invitation i JOIN tenant t ON t.id = i.tenant_id
+    WHERE i.id = invitation
+$$;
+
+CREATE FUNCTION lookup_password_reset(reset uuid)
+RETURNS TABLE (tenant_id uuid, person_id uuid, secret_hash bytea, expires_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT r.tenant_id, r.person_id, r.secret_hash, r.expires_at FROM password_reset r WHERE r.id = reset
+$$;
+
+CREATE FUNCTION person_register(who uuid, address text, called text, password text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    INSERT INTO person (id, email, name, password_hash) VALUES (who, address, called, password)
+$$;
+
+CREATE FUNCTION person_set_password(who uuid, password text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    UPDATE person SET password_hash = password, updated_at = now() WHERE id = who
+$$;
+
+CREATE FUNCTION person_set_name(who uuid, called text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    UPDATE person SET name = called, version = version + 1, updated_at = now() WHERE id = who
+$$;
+
 DO $$
 DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'device_count()', 'lookup_device_credential(uuid)', 'lookup_devices(uuid[])',
+        'lookup_session(uuid, uuid, uuid)', 'lookup_person(uuid)', 'lookup_person_by_email(text)', 'lookup_invitation(uuid)',
+        'lookup_password_reset(uuid)', 'person_register(uuid, text, text, text)', 'person_set_password(uuid, text)',
+        'person_set_name(uuid, text)',
+        'device_count()', 'tenant_usage_start()', 'lookup_device_credential(uuid)', 'lookup_devices(uuid[])',
         'lookup_api_token(uuid)', 'touch_api_token(uuid)', 'lookup_memberships(uuid)']
     LOOP
         EXECUTE format('GRANT CREATE ON SCHEMA headwater TO headwater_lookup');

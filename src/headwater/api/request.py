@@ -1,0 +1,72 @@
+"""Request bodies: JSON, decoded strictly into the type that the handler declares, each wrong field named."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.types import Empty
+
+from headwater.api.errors import MediaTypeUnsupported
+from headwater.errors import Invalid
+
+_ERROR = re.compile(r"(?P<message>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?", re.DOTALL)
+_MEMBER = re.compile(r"(?:missing required|contains unknown) field `([^`]*)`")
+
+
+class APIRequest(Request[Any, Any, Any]):
+    """Litestar would convert `"1"` to 1 in a body; a client that sends text for a number has a bug and is told."""
+
+    async def json(self) -> Any:
+        """Raises Invalid, with `errors`, or MediaTypeUnsupported."""
+        declared = self.route_handler.parsed_fn_signature.parameters.get("data")
+        if declared is None:
+            return await super().json()
+        if self._json is Empty:
+            media_type = self.content_type[0].lower()
+            if media_type not in {"application/json", ""}:
+                raise MediaTypeUnsupported("send application/json")
+            self._json = decode(await self.body(), declared.annotation)
+        return self._json
+
+
+def decode(body: bytes, expected: Any) -> Any:
+    """Raises Invalid."""
+    try:
+        return msgspec.json.decode(body, type=expected)
+    except msgspec.ValidationError as error:
+        raise Invalid("the body is not what this operation takes", errors=_errors(body, expected, error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid("the body is not JSON", errors=[{"in": "body", "name": "", "message": str(error)}]) from error
+
+
+def _errors(body: bytes, expected: Any, first: msgspec.ValidationError) -> list[dict[str, str]]:
+    """All wrong members of an object, not only the first that the decoder met."""
+    found = {_error(first)["name"]: _error(first)}
+    raw = msgspec.json.decode(body)
+    if isinstance(raw, dict) and isinstance(expected, type) and issubclass(expected, msgspec.Struct):
+        for member in msgspec.structs.fields(expected):
+            if member.encode_name in raw:
+                try:
+                    msgspec.convert(raw[member.encode_name], member.type)
+                except msgspec.ValidationError as error:
+                    one = _error(error)
+                    one["name"] = member.encode_name + one["name"]
+                    found.setdefault(one["name"], one)
+            elif member.required:
+                found.setdefault(
+                    member.encode_name, {"in": "body", "name": member.encode_name, "message": "This member is missing"}
+                )
+    return list(found.values())
+
+
+def _error(error: msgspec.ValidationError) -> dict[str, str]:
+    match = _ERROR.fullmatch(str(error))
+    assert match is not None  # the pattern matches every text
+    path = (match["path"] or "").removeprefix(".")
+    named = _MEMBER.search(match["message"])
+    if named is not None:
+        path = f"{path}.{named[1]}".removeprefix(".")
+    return {"in": "body", "name": path, "message": match["message"]}

@@ -1,0 +1,11 @@
+"""Every noun of the API, in the order of its documentation. A new one appends a line."""
+
+from __future__ import annotations
+
+from headwater.api import health, tokens
+from headwater.api.services import Noun
+
+NOUNS: tuple[Noun, ...] = (
+    health.NOUN,
+    tokens.NOUN,
+)
