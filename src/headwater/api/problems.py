@@ -74,11 +74,29 @@ STATUS: dict[str, int] = {
     "token.permission_not_held": 403,
     # started with wrong settings: never an answer to a request
     "settings.invalid": 500,
+    # the registry
+    "filter.invalid": 400,
+    "sort.position_invalid": 409,
+    "profile.invalid": 400,
+    "profile.in_use": 409,
+    "device.invalid": 400,
+    "device.decommissioned": 409,
+    "credential.limit": 409,
+    "group.invalid": 400,
+    "import.invalid": 400,
+    "export.too_wide": 400,
     # devices at the HTTP and MQTT doors
     "device.refused": 401,
     "device.suspended": 403,
     "stream.full": 429,
     "stream.unavailable": 503,
+    # watching live
+    "live.too_many_watchers": 429,
+    "live.selection_too_wide": 400,
+    "live.server_closing": 503,
+    "live.replay_failed": 503,
+    "live.ticket_invalid": 401,
+    "live.not_understood": 400,
 }
 
 

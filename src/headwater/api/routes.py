@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from headwater.api import health, tokens
+from headwater.api import credentials, device_files, devices, groups, health, live, profiles, tokens
 from headwater.api.services import Noun
 
 NOUNS: tuple[Noun, ...] = (
     health.NOUN,
     tokens.NOUN,
+    profiles.NOUN,
+    devices.NOUN,
+    device_files.NOUN,
+    credentials.NOUN,
+    groups.NOUN,
+    live.NOUN,
 )

@@ -100,22 +100,21 @@ class CredentialService:
             )  # fmt: skip
         return [Credential(*row) for row in rows]
 
-    async def revoke(self, scope: TenantScope, device_id: UUID, credential_id: UUID) -> None:
+    async def revoke(self, scope: TenantScope, device_id: UUID, credential_id: UUID) -> Credential:
         """At once, also for a connection that it opened. Revoking twice is no error."""
         scope.require("credential:write")
         async with self.database.tenant_session(scope.tenant_id) as connection:
             await require_device(connection, scope, device_id)
-            known = await connection.fetchval(
-                "SELECT id FROM device_credential WHERE id = $1 AND device_id = $2 FOR UPDATE",
+            row = await connection.fetchrow(
+                "UPDATE device_credential SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1 AND device_id = $2"
+                " RETURNING id, kind, created_at, expires_at, revoked_at",
                 credential_id, device_id,
             )  # fmt: skip
-            if known is None:
+            if row is None:
                 raise NotFound("there is no such credential", noun="credential", id=str(credential_id))
-            await connection.execute(
-                "UPDATE device_credential SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL", credential_id
-            )
             await self._record(connection, scope, "revoke", credential_id, device_id)
         await self.events.publish(scope.tenant_id, "credential", credential_id, "revoked")
+        return Credential(*row)
 
     async def _record(self, connection: Any, scope: TenantScope, verb: str, credential_id: UUID, device_id: UUID) -> None:
         await self.audit.record(

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from headwater.device.errors import DeviceInvalid
 
@@ -23,7 +24,19 @@ ATTRIBUTES_BYTES_MAX = 16_384
 ATTRIBUTES_DEPTH_MAX = 8
 NAME_CHARACTERS_MAX = 200
 
+TEXT = r"^[^\x00]*$"
+"""PostgreSQL keeps no NUL."""
+
 _EXTERNAL_ID = re.compile(EXTERNAL_ID)
+
+ExternalID = Annotated[
+    str, Meta(min_length=1, max_length=200, pattern=EXTERNAL_ID, description="Your own name for it, unique in the tenant.")
+]
+DeviceName = Annotated[str, Meta(max_length=NAME_CHARACTERS_MAX, pattern=TEXT)]
+ProfileName = Annotated[str, Meta(max_length=200, description="The name of a profile.")]
+LabelName = Annotated[str, Meta(min_length=1, max_length=LABEL_CHARACTERS_MAX, pattern=TEXT)]
+LabelText = Annotated[str, Meta(min_length=1, max_length=LABEL_CHARACTERS_MAX, pattern=TEXT)]
+Attributes = Annotated[dict[LabelName, Any], Meta(max_length=ATTRIBUTES_MAX)]
 
 
 class Status(StrEnum):
@@ -71,14 +84,14 @@ class Device(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
-class NewDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """profile is a profile's name."""
+class NewDevice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A device to be. Labels are for selecting, attributes are facts of any JSON form."""
 
-    external_id: str
-    name: str = ""
-    profile: str = "default"
-    labels: dict[str, str] = {}
-    attributes: dict[str, Any] = {}
+    external_id: ExternalID
+    name: DeviceName = ""
+    profile: ProfileName = "default"
+    labels: Annotated[dict[LabelName, LabelText], Meta(max_length=LABELS_MAX)] = {}
+    attributes: Attributes = {}
 
     def check(self) -> None:
         """Raises DeviceInvalid."""
@@ -88,14 +101,14 @@ class NewDevice(msgspec.Struct, frozen=True, kw_only=True):
         check_attributes(self.attributes)
 
 
-class DevicePatch(msgspec.Struct, frozen=True, kw_only=True):
-    """What is absent stays. labels and attributes are merged by RFC 7396: null removes a member."""
+class DevicePatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is absent stays. Labels and attributes are merged (RFC 7396): null removes a member."""
 
-    external_id: str | msgspec.UnsetType = msgspec.UNSET
-    name: str | msgspec.UnsetType = msgspec.UNSET
-    profile: str | msgspec.UnsetType = msgspec.UNSET
-    labels: dict[str, str | None] | msgspec.UnsetType = msgspec.UNSET
-    attributes: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    external_id: ExternalID | msgspec.UnsetType = msgspec.UNSET
+    name: DeviceName | msgspec.UnsetType = msgspec.UNSET
+    profile: ProfileName | msgspec.UnsetType = msgspec.UNSET
+    labels: Annotated[dict[LabelName, LabelText | None], Meta(max_length=LABELS_MAX)] | msgspec.UnsetType = msgspec.UNSET
+    attributes: Attributes | msgspec.UnsetType = msgspec.UNSET
 
 
 def check_text(text: str, field: str) -> None:

@@ -30,7 +30,13 @@ from headwater.device.filter_sql import Parameters, compile_filter
 from headwater.device.ports import Audit, RegistryEvents
 from headwater.device.postgres import QUOTA_RETRY_S, DevicePage, fetch_page, find_device, lock_device, lock_usage
 from headwater.device.sort import BY_ID, Order, Position, Sort
-from headwater.device.visibility import device_not_found, group_condition, require_whole_tenant, restriction
+from headwater.device.visibility import (
+    device_not_found,
+    group_condition,
+    require_group,
+    require_whole_tenant,
+    restriction,
+)
 from headwater.errors import Conflict, VersionConflict
 from headwater.ids import uuid7
 from headwater.tenancy.errors import TenantQuotaReached
@@ -52,14 +58,21 @@ class DeviceService:
         after: Position | None = None,
         limit: int = 100,
         group_id: UUID | None = None,
+        known_group: bool = False,
     ) -> DevicePage:
-        """Raises FilterInvalid and PositionInvalid. `group_id` narrows to a group, beside what the scope allows."""
+        """Raises FilterInvalid and PositionInvalid.
+
+        group_id     narrows to a group, beside what the scope allows
+        known_group  raise NotFound where the group does not exist for the scope, instead of finding nothing
+        """
         scope.require("device:read")
         parameters = Parameters()
         conditions = [compile_filter(parse_filter(q), parameters)] if q.strip() else []
         order = Order(sort, parameters)
         async with self.database.tenant_session(scope.tenant_id) as connection:
             conditions.append(await restriction(connection, scope, parameters))
+            if known_group:
+                await require_group(connection, scope, group_id)
             if group_id is not None:
                 conditions.append(await group_condition(connection, group_id, parameters))
             condition = " AND ".join(f"({c})" for c in conditions)

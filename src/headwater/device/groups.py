@@ -22,8 +22,8 @@ from headwater.device.filter import parse_filter
 from headwater.device.filter_sql import Parameters, compile_filter
 from headwater.device.ports import Audit, RegistryEvents
 from headwater.device.postgres import require_room
-from headwater.device.visibility import require_whole_tenant, visible_devices
-from headwater.errors import Conflict, NotFound, VersionConflict
+from headwater.device.visibility import group_not_found, require_whole_tenant, visible_devices
+from headwater.errors import Conflict, VersionConflict
 from headwater.ids import uuid7
 from headwater.tenancy.scope import TenantScope
 
@@ -76,11 +76,11 @@ class GroupService:
     async def get(self, scope: TenantScope, group_id: UUID) -> Group:
         scope.require("group:read")
         if scope.group_id not in {None, group_id}:
-            raise _not_found(group_id)
+            raise group_not_found(group_id)
         async with self.database.tenant_session(scope.tenant_id) as connection:
             row = await connection.fetchrow("SELECT * FROM device_group WHERE id = $1", group_id)
         if row is None:
-            raise _not_found(group_id)
+            raise group_not_found(group_id)
         return _group_of(row)
 
     async def create(self, scope: TenantScope, name: str, *, query: str | None = None, description: str = "") -> Group:
@@ -187,7 +187,7 @@ class GroupService:
 async def _lock(connection: Any, group_id: UUID, version: int | None) -> Group:
     row = await connection.fetchrow("SELECT * FROM device_group WHERE id = $1 FOR UPDATE", group_id)
     if row is None:
-        raise _not_found(group_id)
+        raise group_not_found(group_id)
     if version is not None and row["version"] != version:
         raise VersionConflict("the group has been changed since", current_version=row["version"])
     return _group_of(row)
@@ -215,10 +215,6 @@ def _check(name: str, query: str | None, description: str) -> None:
     check_text(description, "description")
     if query is not None:
         compile_filter(parse_filter(query), Parameters())
-
-
-def _not_found(group_id: UUID) -> NotFound:
-    return NotFound("there is no such group", noun="group", id=str(group_id))
 
 
 def _name_taken(name: str) -> Conflict:

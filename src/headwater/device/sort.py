@@ -83,6 +83,8 @@ class Order:
         return f"({behind} OR {self.key} IS NULL)" if self._nullable else behind
 
     def position(self, key: object, device_id: UUID) -> Position:
+        if isinstance(key, int) and abs(key) >= 2**63:
+            key = float(key)  # a cursor holds 64 bits; what differs only behind them is a tie
         if isinstance(key, datetime):
             return [key.isoformat(), str(device_id)]
         return [str(key) if isinstance(key, UUID) else key, str(device_id)]

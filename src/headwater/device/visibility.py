@@ -68,6 +68,19 @@ async def require_device(connection: Any, scope: TenantScope, device_id: UUID) -
         raise device_not_found(device_id)
 
 
+async def require_group(connection: Any, scope: TenantScope, group_id: UUID | None) -> None:
+    """Raises NotFound where the group does not exist for the scope."""
+    exists = scope.group_id in {None, group_id} and await connection.fetchval(
+        "SELECT true FROM device_group WHERE id = $1", group_id
+    )
+    if not exists:
+        raise group_not_found(group_id)
+
+
+def group_not_found(group_id: UUID | None) -> NotFound:
+    return NotFound("there is no such group", noun="group", id=str(group_id))
+
+
 def device_not_found(device_id: UUID) -> NotFound:
     return NotFound("there is no such device", noun="device", id=str(device_id))
 
