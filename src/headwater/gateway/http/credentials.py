@@ -140,5 +140,5 @@ def presented(authorization: bytes) -> Presented:
     raise DeviceRefused("send a device's token: Authorization: Bearer hwd_...")
 
 
-def _identifiers(principal: Principal) -> tuple[UUID, ...]:
-    return principal.device_id, principal.credential_id, principal.profile.profile_id, principal.tenant_id
+def _identifiers(principal: Principal) -> set[UUID]:
+    return {principal.device_id, principal.credential_id, principal.profile.profile_id, principal.tenant_id}
