@@ -39,7 +39,7 @@ from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, Reader, decode_t
 
 LEVEL_OF_NAME: Final[Mapping[bytes, tuple[int, ...]]] = {b"MQIsdp": (3,), b"MQTT": (4, 5)}
 
-# The low four bits of the first byte. [MQTT-2.1.3-1]; of 3.1.1 [MQTT-2.2.2-1]
+# The low four bits of the first byte: [MQTT-2.1.3-1], [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1]; of 3.1.1 [MQTT-2.2.2-1]
 FLAGS: Final[Mapping[T, int]] = {T.PUBREL: 2, T.SUBSCRIBE: 2, T.UNSUBSCRIBE: 2}
 
 

@@ -109,7 +109,7 @@ def _encode_connack(packet: ConnAck, level: int) -> bytes:
 
 def _encode_receipt(packet: Receipt, level: int) -> bytes:
     if level != 5 or (packet.reason == 0 and packet.properties is EMPTY):
-        return _packet_id(packet.packet_id)  # [MQTT-3.4.2.1]: the reason code may be left out when it is 0
+        return _packet_id(packet.packet_id)  # section 3.4.2.1: the reason code may be left out when it is 0
     properties = b"" if packet.properties is EMPTY else encode_properties(packet.properties, TYPE_OF[type(packet)])
     return _packet_id(packet.packet_id) + bytes((packet.reason,)) + properties
 

@@ -284,9 +284,9 @@ class ServerSession:
         if first == 0x10:
             self.protocol_level = read_protocol_level(data, *frame)  # a refusal needs it even when the rest is malformed
         packet = decode_packet(first, data, frame.body, frame.stop, self.protocol_level)
-        packet_class = type(packet)
-        event = _HANDLERS[packet_class](self, packet)
-        self.phase = STEPS[self.phase][packet_class]
+        following = STEPS[self.phase][type(packet)]
+        event = _HANDLERS[type(packet)](self, packet)
+        self.phase = following
         return event
 
     def _keep(self, data: bytes, at: int) -> None:
@@ -378,7 +378,7 @@ class ServerSession:
         return puback
 
     def _on_pubrec(self, pubrec: PubRec) -> PubRec | None:
-        """Answered with PUBREL [MQTT-4.3.3-4] unless it is an error, which frees the packet id [MQTT-4.3.3-3]."""
+        """Answered with PUBREL [MQTT-4.3.3-4] unless it is an error, which frees the packet id [MQTT-4.4.0-2]."""
         packet_id = pubrec.packet_id
         if not self._is_awaited(packet_id, PubRec):
             is_repeated = self._outbound is not None and packet_id in self._outbound
@@ -464,7 +464,7 @@ class ServerSession:
         user_properties: tuple[tuple[str, str], ...] = (),
         received: Iterable[int] = (),
     ) -> list[Event]:
-        """CONNACK 0x00, and the events of what came behind the CONNECT.
+        """CONNACK 0x00 [MQTT-3.1.4-5], and the events of what came behind the CONNECT.
 
         assigned_client_id  needed when the client gave none [MQTT-3.1.3-6]; version 5 tells it to the client [MQTT-3.1.3-7]
         session_expiry_s    when it differs from what the client asked for
@@ -510,7 +510,7 @@ class ServerSession:
         return cap
 
     def refuse(self, reason: int, reason_string: str | None = None, server_reference: str | None = None) -> None:
-        """CONNACK with an error, then CLOSED. [MQTT-3.1.4-5], [MQTT-3.2.2-7]"""
+        """CONNACK with an error, then CLOSED; what came behind the CONNECT is dropped. [MQTT-3.1.4-6], [MQTT-3.2.2-7]"""
         if self.phase is Phase.CLOSED:
             return
         if self.phase is not Phase.AWAIT_ACCEPT:

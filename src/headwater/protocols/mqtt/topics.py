@@ -21,7 +21,7 @@ class Share(NamedTuple):
 def topic_name_problem(topic: str) -> str | None:
     """Why `topic` cannot be published to, or None."""
     if "+" in topic or "#" in topic:
-        return "a topic name contains a wildcard"  # [MQTT-3.3.2-2], [MQTT-4.7.1-1]
+        return "a topic name contains a wildcard"  # [MQTT-3.3.2-2], [MQTT-4.7.0-1]
     return _problem(topic)
 
 
