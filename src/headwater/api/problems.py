@@ -85,6 +85,17 @@ STATUS: dict[str, int] = {
     "group.invalid": 400,
     "import.invalid": 400,
     "export.too_wide": 400,
+    # telemetry
+    "telemetry.query_invalid": 400,
+    "telemetry.query_too_large": 400,
+    "telemetry.query_too_slow": 503,
+    "telemetry.format_unknown": 406,
+    "telemetry.format_not_installed": 501,
+    # dead letters
+    "dead_letter.not_found": 404,
+    "dead_letter.device_gone": 409,
+    "dead_letter.topic_not_ingested": 409,
+    "stream.read_failed": 503,
     # devices at the HTTP and MQTT doors
     "device.refused": 401,
     "device.suspended": 403,

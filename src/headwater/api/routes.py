@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater.api import credentials, device_files, devices, groups, health, live, profiles, tokens
+from headwater.api import credentials, device_files, devices, groups, health, live, profiles, telemetry, tokens
 from headwater.api.services import Noun
 
 NOUNS: tuple[Noun, ...] = (
@@ -13,5 +13,6 @@ NOUNS: tuple[Noun, ...] = (
     device_files.NOUN,
     credentials.NOUN,
     groups.NOUN,
+    telemetry.NOUN,
     live.NOUN,
 )

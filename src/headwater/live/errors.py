@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater.errors import DomainError, QuotaExceeded, Unavailable
+from headwater.errors import DomainError, Invalid, QuotaExceeded, Unauthenticated, Unavailable
 
 
 class TooManyWatchers(QuotaExceeded):
@@ -21,10 +21,16 @@ class HubClosed(Unavailable):
     code = "live.server_closing"
 
 
-class WatchingEnded(DomainError):
-    """The right to watch has ended: the token was revoked or expired, or the person was removed."""
+class TicketInvalid(Unauthenticated):
+    """A ticket for the event stream is wrong, expired or used; ask for a new one."""
 
-    code = "live.access_ended"
+    code = "live.ticket_invalid"
+
+
+class NotUnderstood(Invalid):
+    """What came over the WebSocket is not one of the messages in docs/reference/live.md, or came at the wrong time."""
+
+    code = "live.not_understood"
 
 
 class ReplayFailed(Unavailable):

@@ -38,6 +38,13 @@ class LiveFeed:
         self._wake = asyncio.Event()
         self.dropped_total = 0
 
+    @property
+    def is_empty(self) -> bool:
+        return self._watch_list.is_empty
+
+    def wanted(self, tenant: bytes, device: bytes) -> bool:
+        return self._watch_list.wanted(tenant, device)
+
     def offer(self, records: list[Record]) -> None:
         if self._watch_list.is_empty:
             return

@@ -7,6 +7,7 @@ a name that somebody chose can never reach into a subject of somebody else.
     hw.ctl.<partition>                  record batches, low volume, strictly ordered per device: presence, answers
     hw.dead.<tenant>                    dead letters
     hw.live.<tenant>                    record batches of a tenant that somebody watches
+    hw.live.ticket-<id>                 a ticket for the live API was used: the stream takes each once
     hw.seen.<tenant>                    the same, as the LIVE stream passes them on: with their stream sequence
     hw.msg.<tenant>.<encoded topic>     ordinary MQTT messages between a tenant's devices and applications
     hw.down.<tenant>.<device>.<kind>    what is meant for one device
@@ -53,6 +54,10 @@ def dead(tenant: UUID) -> str:
 
 def live(tenant: UUID) -> str:
     return f"{LIVE}.{tenant.hex}"
+
+
+def live_ticket(identifier: UUID) -> str:
+    return f"{LIVE}.ticket-{identifier.hex}"
 
 
 def seen(tenant: UUID) -> str:

@@ -10,37 +10,28 @@ from uuid import UUID
 
 import nats
 import pytest
+from tests.support.live import DEADLINE_S, LiveGateway, until
 
 from headwater.errors import Forbidden
 from headwater.live import watch
 from headwater.live.errors import HubClosed, TooManyWatchers
 from headwater.live.event import EventId, EventKind, parse_id
-from headwater.live.feed import LiveFeed
 from headwater.live.hub import Hub
 from headwater.live.mailbox import EVENTS_MAX
 from headwater.live.ports import Wanted
 from headwater.live.selection import Subscriber
-from headwater.live.watch import WatchList
 from headwater.stream import subjects
-from headwater.stream.envelope import Kind, Record
 from headwater.stream.topology import Topology, ensure
 from headwater.tenancy.scope import PERMISSIONS, Role, TenantScope
 
 TENANT, OTHER = UUID(int=1), UUID(int=2)
 PUMP, VALVE, FAN = UUID(int=3), UUID(int=4), UUID(int=5)
 GROUP = UUID(int=6)
-DEADLINE_S = 10
 ALL = tuple(EventKind)
 
 
 def viewer(tenant: UUID = TENANT, group: UUID | None = None) -> TenantScope:
     return TenantScope(tenant, "person:x", PERMISSIONS[Role.VIEWER], group)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110  # what it waits for comes over the network, and nothing else tells
-            await asyncio.sleep(0.005)
 
 
 class Groups:
@@ -54,36 +45,6 @@ class Groups:
         if scope.group_id is None and wanted.group_id is None:
             return named
         return frozenset(self.members) if named is None else frozenset(self.members) & named
-
-
-class Gateway:
-    """The live half of a gateway: hears watch lists, copies what is wanted."""
-
-    def __init__(self, connection: nats.NATS) -> None:
-        self.connection = connection
-        self.watch_list = WatchList()
-        self.feed = LiveFeed(connection, self.watch_list)
-        self.sequence = 0
-
-    async def __aenter__(self) -> Gateway:
-        self._listening = await watch.subscribe(self.connection, self.watch_list)
-        self._running = asyncio.ensure_future(self.feed.run())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._running.cancel()
-        await self._listening.close()
-
-    def stores(self, *devices: UUID, tenant: UUID = TENANT, body: dict[str, object] | None = None) -> None:
-        now = time.time_ns() // 1000
-        self.sequence += len(devices)
-        self.feed.offer([
-            Record(tenant.bytes, device.bytes, Kind.TELEMETRY, now, now, 1, self.sequence, body or {"n": self.sequence})
-            for device in devices
-        ])  # fmt: skip
-
-    async def wants(self, tenant: UUID, device: UUID, wanted: bool = True) -> None:
-        await until(lambda: self.watch_list.wanted(tenant.bytes, device.bytes) is wanted)
 
 
 @pytest.fixture
@@ -114,13 +75,17 @@ async def hub(connect: Callable[[], Awaitable[nats.NATS]], groups: Groups) -> As
 
 
 @pytest.fixture
-async def gateway(connect: Callable[[], Awaitable[nats.NATS]]) -> AsyncIterator[Gateway]:
-    async with Gateway(await connect()) as gateway:
+async def gateway(connect: Callable[[], Awaitable[nats.NATS]]) -> AsyncIterator[LiveGateway]:
+    async with LiveGateway(await connect()) as gateway:
         yield gateway
 
 
 async def join(hub: Hub, wanted: Wanted | None = None, *, scope: TenantScope | None = None, **options) -> Subscriber:
     return await hub.attach(scope or viewer(), wanted or Wanted(), ALL, None, **{"clients_max": 100} | options)
+
+
+def stores(gateway: LiveGateway, *devices: UUID, tenant: UUID = TENANT, body: dict | None = None) -> None:
+    gateway.stores(*devices, tenant=tenant, body=body)
 
 
 async def take(subscriber: Subscriber, count: int) -> list[dict]:
@@ -133,28 +98,28 @@ async def take(subscriber: Subscriber, count: int) -> list[dict]:
     return events
 
 
-async def test_everybody_sees_what_concerns_them_and_no_other_tenant(hub: Hub, gateway: Gateway) -> None:
+async def test_everybody_sees_what_concerns_them_and_no_other_tenant(hub: Hub, gateway: LiveGateway) -> None:
     everybody = await join(hub)
     pump = await join(hub, Wanted(devices=frozenset({PUMP})))
     stranger = await join(hub, scope=viewer(OTHER))
     stranger_by_id = await join(hub, Wanted(devices=frozenset({PUMP})), scope=viewer(OTHER))
     await gateway.wants(TENANT, VALVE)
     await gateway.wants(OTHER, VALVE)
-    gateway.stores(PUMP, VALVE)
-    gateway.stores(FAN, tenant=OTHER)
+    stores(gateway, PUMP, VALVE)
+    stores(gateway, FAN, tenant=OTHER)
     assert [e["device_id"] for e in await take(everybody, 2)] == [str(PUMP), str(VALVE)]
     assert [e["device_id"] for e in await take(pump, 1)] == [str(PUMP)]
     assert [e["device_id"] for e in await take(stranger, 1)] == [str(FAN)]
     assert len(stranger_by_id.mailbox) == 0
 
 
-async def test_nothing_is_copied_unless_watched(hub: Hub, gateway: Gateway) -> None:
+async def test_nothing_is_copied_unless_watched(hub: Hub, gateway: LiveGateway) -> None:
     subscription = await gateway.connection.subscribe(f"{subjects.LIVE}.*")
     pump = await join(hub, Wanted(devices=frozenset({PUMP})))
     await gateway.wants(TENANT, PUMP)
-    gateway.stores(VALVE, VALVE, tenant=TENANT)
-    gateway.stores(PUMP, tenant=OTHER)
-    gateway.stores(PUMP)
+    stores(gateway, VALVE, VALVE, tenant=TENANT)
+    stores(gateway, PUMP, tenant=OTHER)
+    stores(gateway, PUMP)
     await take(pump, 1)
     await gateway.connection.flush()
     assert subscription.pending_msgs == 1
@@ -162,24 +127,24 @@ async def test_nothing_is_copied_unless_watched(hub: Hub, gateway: Gateway) -> N
 
 async def test_a_gateway_that_starts_later_learns_what_is_watched_at_once(hub: Hub, connect) -> None:
     await join(hub)
-    async with Gateway(await connect()) as late:
+    async with LiveGateway(await connect()) as late:
         asked_at = time.monotonic()
         await late.wants(TENANT, PUMP)
         assert time.monotonic() - asked_at < watch.ANNOUNCE_S / 2
 
 
-async def test_resume_replays_what_came_in_between(hub: Hub, gateway: Gateway) -> None:
+async def test_resume_replays_what_came_in_between(hub: Hub, gateway: LiveGateway) -> None:
     first = await join(hub, Wanted(devices=frozenset({PUMP, VALVE})))
     await gateway.wants(TENANT, PUMP)
-    gateway.stores(PUMP, VALVE, PUMP)
+    stores(gateway, PUMP, VALVE, PUMP)
     seen = await take(first, 3)
     await hub.detach(first)
     for _ in range(200):
-        gateway.stores(VALVE, FAN)
+        stores(gateway, VALVE, FAN)
         await asyncio.sleep(0)
     last_id = parse_id(seen[1]["id"])
     again = await join(hub, Wanted(devices=frozenset({PUMP, VALVE})), last_id=last_id)
-    gateway.stores(PUMP, body={"last": True})
+    stores(gateway, PUMP, body={"last": True})
     events = await take(again, 1 + 200 + 1)
     assert events[0] == seen[2]
     assert [e["values"] for e in events[-1:]] == [{"last": True}]
@@ -187,24 +152,24 @@ async def test_resume_replays_what_came_in_between(hub: Hub, gateway: Gateway) -
     assert ids == sorted(set(ids))
 
 
-async def test_resume_at_the_place_of_attaching(hub: Hub, gateway: Gateway) -> None:
+async def test_resume_at_the_place_of_attaching(hub: Hub, gateway: LiveGateway) -> None:
     early = await join(hub)
     await gateway.wants(TENANT, PUMP)
-    gateway.stores(PUMP)
+    stores(gateway, PUMP)
     await take(early, 1)
     quiet = await join(hub, Wanted(devices=frozenset({PUMP})))
     place = hub.position(TENANT)
     await hub.detach(quiet)
-    gateway.stores(PUMP)
+    stores(gateway, PUMP)
     await take(early, 1)
     resumed = await join(hub, Wanted(devices=frozenset({PUMP})), last_id=place)
     assert [e["values"] for e in await take(resumed, 1)] == [{"n": 2}]
 
 
-async def test_resume_from_what_is_gone_says_so(hub: Hub, gateway: Gateway) -> None:
+async def test_resume_from_what_is_gone_says_so(hub: Hub, gateway: LiveGateway) -> None:
     watcher = await join(hub)
     await gateway.wants(TENANT, PUMP)
-    gateway.stores(PUMP)
+    stores(gateway, PUMP)
     await take(watcher, 1)
     for last_id in (EventId(1, 0), EventId(2**62, 0)):
         resumed = await join(hub, last_id=last_id)
@@ -212,40 +177,40 @@ async def test_resume_from_what_is_gone_says_so(hub: Hub, gateway: Gateway) -> N
         assert missed == {"type": "missed", "count": None}
 
 
-async def test_overflow_is_said_and_slows_nobody(hub: Hub, gateway: Gateway) -> None:
+async def test_overflow_is_said_and_slows_nobody(hub: Hub, gateway: LiveGateway) -> None:
     slow, quick = await join(hub), await join(hub)
     await gateway.wants(TENANT, PUMP)
     for _ in range(3):
-        gateway.stores(*[PUMP] * (EVENTS_MAX // 2))
+        stores(gateway, *[PUMP] * (EVENTS_MAX // 2))
         assert len(await take(quick, EVENTS_MAX // 2)) == EVENTS_MAX // 2
     events = await take(slow, EVENTS_MAX + 1)
     assert events[0] == {"type": "missed", "count": EVENTS_MAX // 2}
     assert events[-1]["values"] == {"n": gateway.sequence}
 
 
-async def test_a_slow_watcher_gets_its_whole_replay(hub: Hub, gateway: Gateway) -> None:
+async def test_a_slow_watcher_gets_its_whole_replay(hub: Hub, gateway: LiveGateway) -> None:
     watcher = await join(hub)
     await gateway.wants(TENANT, PUMP)
-    gateway.stores(PUMP)
+    stores(gateway, PUMP)
     (seen,) = await take(watcher, 1)
     for _ in range(3 * EVENTS_MAX // 10):
-        gateway.stores(*[PUMP] * 10)
+        stores(gateway, *[PUMP] * 10)
         await take(watcher, 10)
     resumed = await join(hub, last_id=parse_id(seen["id"]))
     assert all(e["type"] == "telemetry" for e in await take(resumed, 3 * EVENTS_MAX))
 
 
-async def test_a_group_scope_follows_its_group(hub: Hub, gateway: Gateway, groups: Groups) -> None:
+async def test_a_group_scope_follows_its_group(hub: Hub, gateway: LiveGateway, groups: Groups) -> None:
     scoped = await join(hub, scope=viewer(group=GROUP))
     by_id = await join(hub, Wanted(devices=frozenset({VALVE})), scope=viewer(group=GROUP))
     await gateway.wants(TENANT, PUMP)
-    gateway.stores(PUMP, VALVE)
+    stores(gateway, PUMP, VALVE)
     assert [e["device_id"] for e in await take(scoped, 1)] == [str(PUMP)]
     assert len(by_id.mailbox) == 0
     groups.members = {VALVE.bytes}
     await gateway.connection.publish(subjects.registry(TENANT, "device", VALVE), b"")
     await gateway.wants(TENANT, VALVE)
-    gateway.stores(PUMP, VALVE)
+    stores(gateway, PUMP, VALVE)
     assert [e["device_id"] for e in await take(scoped, 1)] == [str(VALVE)]
     assert [e["device_id"] for e in await take(by_id, 1)] == [str(VALVE)]
 
@@ -271,7 +236,7 @@ async def test_watching_needs_the_right_to_read_telemetry(hub: Hub) -> None:
         await join(hub, scope=TenantScope(TENANT, "token:x", frozenset({"device:read"})))
 
 
-async def test_closing_says_goodbye(hub: Hub, gateway: Gateway) -> None:
+async def test_closing_says_goodbye(hub: Hub, gateway: LiveGateway) -> None:
     watcher = await join(hub)
     await hub.close()
     with pytest.raises(HubClosed):
@@ -280,23 +245,23 @@ async def test_closing_says_goodbye(hub: Hub, gateway: Gateway) -> None:
         await join(hub)
 
 
-async def test_a_lost_live_stream_is_made_anew_and_said(hub: Hub, gateway: Gateway) -> None:
+async def test_a_lost_live_stream_is_made_anew_and_said(hub: Hub, gateway: LiveGateway) -> None:
     watcher = await join(hub)
     await gateway.wants(TENANT, PUMP)
-    gateway.stores(PUMP)
+    stores(gateway, PUMP)
     (before,) = await take(watcher, 1)
     # As a restart of a single server does, for a stream in memory.
     await gateway.connection.jetstream().delete_stream("LIVE")
     await hub._look_after_stream()
-    gateway.stores(PUMP)
+    stores(gateway, PUMP)
     missed, after = await take(watcher, 2)
     assert missed == {"type": "missed", "count": None}
     assert parse_id(after["id"]) > parse_id(before["id"])
 
 
-async def test_a_gateway_that_had_to_drop_says_so(hub: Hub, gateway: Gateway) -> None:
+async def test_a_gateway_that_had_to_drop_says_so(hub: Hub, gateway: LiveGateway) -> None:
     watcher = await join(hub)
     await gateway.wants(TENANT, PUMP)
     gateway.feed._dropped(TENANT.bytes)
-    gateway.stores(PUMP)
+    stores(gateway, PUMP)
     assert [e["type"] for e in await take(watcher, 2)] == ["missed", "telemetry"]
