@@ -121,7 +121,8 @@ def _int_between(low: float, high: float) -> Convert:
 
 
 def _outside(name: str, value: float, low: float, high: float) -> MetricOutOfBounds:
-    return MetricOutOfBounds(f"{name} = {value} is outside of {low} to {high}", metric=name)
+    bound = f"below {low}" if value < low else f"above {high}"
+    return MetricOutOfBounds(f"{name} = {value} is {bound}", metric=name)
 
 
 def _boolean(name: str, value: Any) -> bool:
