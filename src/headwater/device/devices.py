@@ -21,6 +21,7 @@ from headwater.device.device import (
     Status,
     check_external_id,
     check_name,
+    check_text,
     merge_attributes,
     merge_labels,
 )
@@ -189,6 +190,7 @@ _VERB = {"suspended": "suspend", "resumed": "resume", "decommissioned": "decommi
 
 
 async def profile_named(connection: Any, name: str) -> UUID:
+    check_text(name, "profile")
     profile_id: UUID | None = await connection.fetchval("SELECT id FROM profile WHERE name = $1", name)
     if profile_id is None:
         raise DeviceInvalid(f"there is no profile {name!r}", "profile")

@@ -69,9 +69,9 @@ class ExportService:
             if group_id is not None:
                 conditions.append(await group_condition(connection, group_id, parameters))
             condition = " AND ".join(f"({c})" for c in conditions)
-            source = f"{FROM} CROSS JOIN LATERAL jsonb_object_keys(d.{bag}) AS name"
+            source = f"{FROM} CROSS JOIN LATERAL jsonb_object_keys(d.{bag}) AS member"
             bound = parameters.add(COLUMNS_MAX + 1)
-            statement = f"SELECT DISTINCT name FROM {source} WHERE {condition} ORDER BY name LIMIT {bound}"  # noqa: S608  # made by filter_sql
+            statement = f"SELECT DISTINCT member FROM {source} WHERE {condition} ORDER BY member LIMIT {bound}"  # noqa: S608  # made by filter_sql
             return [row[0] for row in await connection.fetch(statement, *parameters.values)]
 
 

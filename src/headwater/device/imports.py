@@ -243,7 +243,7 @@ class _Chunk:
             " AS n(id, external_id, name, profile_id, status, labels, attributes)"
             " ON CONFLICT (tenant_id, external_id) DO NOTHING RETURNING external_id, id",
             self._scope.tenant_id,
-            [uuid7() for _ in lines],
+            sorted(uuid7() for _ in lines),  # in the file's order, also within one millisecond
             [line.external_id for line in lines],
             [line.name or "" for line in lines],
             [self._profiles[line.profile or self._options.profile] for line in lines],
