@@ -39,7 +39,7 @@ from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, Reader, decode_t
 
 LEVEL_OF_NAME: Final[Mapping[bytes, tuple[int, ...]]] = {b"MQIsdp": (3,), b"MQTT": (4, 5)}
 
-# The low four bits of the first byte: [MQTT-2.1.3-1], [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1]; of 3.1.1 [MQTT-2.2.2-1]
+# The low four bits of the first byte: [MQTT-2.1.3-1], [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1].
 FLAGS: Final[Mapping[T, int]] = {T.PUBREL: 2, T.SUBSCRIBE: 2, T.UNSUBSCRIBE: 2}
 
 
@@ -168,13 +168,13 @@ def decode_topic_name(raw: bytes) -> str:
     topic = decode_text(raw)
     problem = topic_name_problem(topic)
     if problem:
-        raise malformed(problem)
+        raise protocol_error(problem)
     return topic
 
 
 def _check_response_topic(topic: str | None) -> None:
     if topic is not None and (problem := topic_name_problem(topic)):
-        raise malformed(f"response topic: {problem}")  # [MQTT-3.3.2-14]
+        raise protocol_error(f"response topic: {problem}")  # [MQTT-3.3.2-14]
 
 
 def _decode_publish(first: int, reader: Reader, level: int) -> Publish:
@@ -257,7 +257,7 @@ def _topic_filter(reader: Reader) -> str:
     topic_filter = reader.text()
     problem = topic_filter_problem(topic_filter)
     if problem:
-        raise malformed(problem)
+        raise protocol_error(problem)
     return topic_filter
 
 
