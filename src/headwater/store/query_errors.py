@@ -1,0 +1,35 @@
+"""How a telemetry query fails. Each says what to narrow, because the caller is the one who can."""
+
+from __future__ import annotations
+
+from headwater.errors import DomainError, Invalid, Unavailable
+
+
+class QueryInvalid(Invalid):
+    """The query contradicts itself or names something that cannot be."""
+
+    code = "telemetry.query_invalid"
+
+
+class QueryTooLarge(Invalid):
+    """The answer would be larger than one answer may be."""
+
+    code = "telemetry.query_too_large"
+
+
+class QueryTooSlow(Unavailable):
+    """The database was stopped at the time that one query may take."""
+
+    code = "telemetry.query_too_slow"
+
+
+class FormatUnknown(DomainError):
+    """None of the formats that the caller accepts exists here."""
+
+    code = "telemetry.format_unknown"
+
+
+class FormatNotInstalled(DomainError):
+    """The format exists, and this server was installed without it."""
+
+    code = "telemetry.format_not_installed"
