@@ -1,34 +1,42 @@
-"""Group commit: everything that arrives within one turn becomes one stored message.
+"""Group commit: everything that arrives within a moment becomes one stored message.
 
-A batch is sent as soon as fewer than `IN_FLIGHT_MAX` are under way; what arrives meanwhile gathers in the next one. Under
-load batches grow by themselves, at rest a record waits for nobody. Completions are handed out in the order of the batches,
-so acknowledgements keep the order of the messages [MQTT-4.6.0-2].
+At rest a record waits for nobody: its batch goes out at the end of the turn of the loop in which it came. Under load, which
+the size of the last batch tells, batches keep a distance of `GAP_S`, because each costs an fsync whatever its size. At most
+`IN_FLIGHT_MAX` are under way; what arrives meanwhile gathers in the next one. Completions are handed out in the order of
+the batches, so acknowledgements keep the order of the messages [MQTT-4.6.0-2].
 
-Nothing here awaits or allocates per record: a caller appends to `open.records` and notes itself in the batch.
+Nothing here awaits per record: a caller appends, and notes itself in the batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
 
 from headwater.errors import DomainError
 from headwater.ingest.ports import StreamUnavailable
-from headwater.stream.envelope import Record, encode_batch
+from headwater.stream.envelope import BatchWriter, Record
 from headwater.stream.publisher import Publisher
 
 log = structlog.get_logger(__name__)
 
 IN_FLIGHT_MAX = 3
 """One being written, one on its way, one being encoded; more only makes batches smaller."""
+GAP_S = 0.006
+"""Between two batches under load: 160 fsyncs a second, and a delay that no device at the end of a network notices."""
+LOADED_RECORDS = 32
+"""A batch of this size says that the gateway is under load."""
 RECORDS_MAX = 2_048
 """About 300 KiB of ordinary telemetry: below NATS's default max_payload of 1 MiB."""
 BYTES_MAX = 512 * 1024
-"""Payload bytes as they came from devices; their normalised form is of about the same size."""
+
+
+BACKLOG_MAX = 50_000
+"""Records in memory while NATS is slow or away, about 30 MB; beyond it devices are not read from."""
 
 
 class Waiter(Protocol):
@@ -39,15 +47,32 @@ class Waiter(Protocol):
     def refused(self, token: list[int], error: DomainError) -> None: ...
 
 
-class Batch:
-    """Records that will be stored together, and who waits for them."""
+class Live(Protocol):
+    """Who is watched, and where copies of their records go."""
 
-    __slots__ = ("bytes", "error", "finished", "records", "waiters")
+    @property
+    def is_empty(self) -> bool: ...
+
+    def wanted(self, tenant: bytes, device: bytes) -> bool: ...
+
+    def offer(self, records: list[Record]) -> None: ...
+
+
+class Batch:
+    """Records that will be stored together, and who waits for them.
+
+    watched  the records that somebody watches live; the others are encoded and forgotten
+    also     other things that must have ended before the waiters hear: dead letters, ordinary messages. It keeps
+             acknowledgements in order; how each of them ended, its own waiter looks up.
+    """
+
+    __slots__ = ("also", "error", "finished", "waiters", "watched", "writer")
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.writer = BatchWriter()
         self.waiters: list[tuple[Waiter, list[int]]] = []
-        self.bytes = 0
+        self.watched: list[Record] = []
+        self.also: list[asyncio.Future[None]] = []
         self.finished = False
         self.error: DomainError | None = None
 
@@ -55,51 +80,68 @@ class Batch:
 class Batcher:
     """Batches for one subject.
 
-    open       the batch that gathers now; callers append to it and then call `wake`
-    backlog    records not stored yet: what a caller looks at before it reads more
-    on_stored  called with each batch that the stream has stored, after its waiters
+    open     the batch that gathers now
+    backlog  records sent and not stored yet
+    full     callers should read no further: what is in memory is enough
+    live     gets the watched records of each batch that the stream has stored, after its waiters
     """
 
     def __init__(
-        self, publisher: Publisher, subject: str, *, in_flight_max: int = IN_FLIGHT_MAX,
-        on_stored: Callable[[list[Record]], None] | None = None,
-    ) -> None:  # fmt: skip
+        self, publisher: Publisher, subject: str, *, in_flight_max: int = IN_FLIGHT_MAX, live: Live | None = None
+    ) -> None:
         self._publisher = publisher
         self._subject = subject
         self._in_flight_max = in_flight_max
-        self._on_stored = on_stored
+        self._live = live
         self._under_way: deque[Batch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._next_send_at = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
         self.open = Batch()
         self.backlog = 0
+        self.full = False
         self.stored_total = 0
         self.batches_total = 0
 
-    def wake(self) -> None:
-        """Something was appended to `open`: send it at the end of this turn of the loop, together with what else comes."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._idle.clear()
-            self._loop.call_soon(self._flush)
-
-    def seal_if_full(self) -> None:
-        """Keeps a batch within NATS's max_payload; called after records were appended."""
-        batch = self.open
-        if len(batch.records) >= RECORDS_MAX or batch.bytes >= BYTES_MAX:
+    def batch_for(self, count: int) -> Batch:
+        """The open batch, with room for this many records: what came in one message is stored or refused in one piece."""
+        writer = self.open.writer
+        if writer.count and (writer.count + count > RECORDS_MAX or writer.size >= BYTES_MAX):
             self._send()
+        return self.open
 
-    def add(self, records: Sequence[Record], size: int = 0) -> asyncio.Future[None]:
-        """For callers outside the hot path: a future that is done when the records are stored."""
+    def append(self, batch: Batch, record: Record) -> None:
+        """To the batch that `batch_for` gave, before anything else happens."""
+        batch.writer.append(record)
+        live = self._live
+        if live is not None and not live.is_empty and live.wanted(record.tenant, record.device):
+            batch.watched.append(record)
+
+    def wake(self) -> None:
+        """Something was appended to the open batch: send it with what else comes in this turn, or when the gap is over."""
+        if self._scheduled:
+            return
+        self._scheduled = True
+        self._idle.clear()
+        wait_s = self._next_send_at - self._loop.time()
+        if wait_s <= 0:
+            self._loop.call_soon(self._flush)
+        else:
+            self._loop.call_later(wait_s, self._flush)
+
+    def add(self, records: Sequence[Record]) -> asyncio.Future[None]:
+        """For callers outside the hot path: a future that is done when all of the records are stored."""
         future: asyncio.Future[None] = self._loop.create_future()
-        batch = self.open
-        batch.records.extend(records)
-        batch.bytes += size
-        batch.waiters.append((_FutureWaiter(future), []))
-        self.seal_if_full()
+        parts = [records[start : start + RECORDS_MAX] for start in range(0, len(records), RECORDS_MAX)] or [records]
+        waiter = _FutureWaiter(future, len(parts))
+        for part in parts:
+            batch = self.batch_for(len(part))
+            for record in part:
+                self.append(batch, record)
+            batch.waiters.append((waiter, []))
         self.wake()
         return future
 
@@ -109,23 +151,33 @@ class Batcher:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if len(self._under_way) < self._in_flight_max and (self.open.records or self.open.waiters):
+        if len(self._under_way) < self._in_flight_max:
             self._send()
-        elif not self._under_way:
+
+    def _settle(self) -> None:
+        """A batch has ended: go on with what gathered, or be idle."""
+        if self.open.writer.count or self.open.waiters:
+            self.wake()
+        elif not self._under_way and not self._scheduled:
             self._idle.set()
 
     def _send(self) -> None:
         batch, self.open = self.open, Batch()
-        self.backlog += len(batch.records)
+        self.backlog += batch.writer.count
+        self.full = self.backlog > BACKLOG_MAX
         self._under_way.append(batch)
+        if batch.writer.count >= LOADED_RECORDS:
+            self._next_send_at = self._loop.time() + GAP_S
         task = self._loop.create_task(self._store(batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _store(self, batch: Batch) -> None:
         try:
-            if batch.records:
-                await self._publisher.publish(self._subject, encode_batch(batch.records))
+            if batch.writer.count:
+                await self._publisher.publish(self._subject, batch.writer.finish())
+            if batch.also:
+                await asyncio.wait(batch.also)
         except DomainError as error:
             batch.error = error
         except Exception as error:  # a batch without an end would stop the lane: whatever it was, the waiters hear of it
@@ -138,28 +190,33 @@ class Batcher:
         """Hand out completions from the front; a batch that overtook another waits for it."""
         while self._under_way and self._under_way[0].finished:
             batch = self._under_way.popleft()
-            self.backlog -= len(batch.records)
+            self.backlog -= batch.writer.count
+            self.full = self.backlog > BACKLOG_MAX
             self.batches_total += 1
             if batch.error is None:
-                self.stored_total += len(batch.records)
+                self.stored_total += batch.writer.count
                 for waiter, token in batch.waiters:
                     waiter.stored(token)
-                if self._on_stored is not None:
-                    self._on_stored(batch.records)
+                if batch.watched and self._live is not None:
+                    self._live.offer(batch.watched)
             else:
                 for waiter, token in batch.waiters:
                     waiter.refused(token, batch.error)
-        self._flush()
+        self._settle()
 
 
 class _FutureWaiter:
-    __slots__ = ("_future",)
+    """Waits for several batches; the first refusal is what the future says."""
 
-    def __init__(self, future: asyncio.Future[None]) -> None:
+    __slots__ = ("_future", "_left")
+
+    def __init__(self, future: asyncio.Future[None], batches: int) -> None:
         self._future = future
+        self._left = batches
 
     def stored(self, token: list[int]) -> None:
-        if not self._future.done():
+        self._left -= 1
+        if self._left == 0 and not self._future.done():
             self._future.set_result(None)
 
     def refused(self, token: list[int], error: DomainError) -> None:

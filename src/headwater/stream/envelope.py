@@ -107,6 +107,33 @@ class UnknownEnvelope(Exception):
     """A batch of a version that this program does not know: upgrade readers before gateways."""
 
 
+_BATCH_HEAD = bytes((0x92, VERSION, 0xDD)) + bytes(4)
+"""MessagePack: an array of two, the version, and an array whose 32-bit length is filled in at the end."""
+
+
+class BatchWriter:
+    """A batch under construction. Each record is encoded as it comes, while it is warm in the cache, and not kept."""
+
+    __slots__ = ("_buffer", "count")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(_BATCH_HEAD)
+        self.count = 0
+
+    def append(self, record: Record) -> None:
+        _encoder.encode_into(record, self._buffer, -1)
+        self.count += 1
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return len(self._buffer)
+
+    def finish(self) -> bytes:
+        self._buffer[3:7] = self.count.to_bytes(4, "big")
+        return bytes(self._buffer)
+
+
 def encode_batch(records: list[Record]) -> bytes:
     return _encoder.encode((VERSION, records))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from headwater.stream import subjects
-from headwater.stream.batcher import Batcher
+from headwater.stream.batcher import Batcher, Live
 from headwater.stream.envelope import DeadLetter, Record, encode_dead_letter
 from headwater.stream.publisher import Publisher
 from headwater.stream.topology import Topology
@@ -20,16 +20,14 @@ class StreamUplink:
     """Implements ingest.ports.Uplink.
 
     lane      the batcher of this process's lane; the MQTT hot path appends to it directly
-    on_stored what to do with stored records (live fan-out); it must not block
+    live      where copies of what is watched go
     """
 
-    def __init__(
-        self, publisher: Publisher, topology: Topology, lane: int, on_stored: Callable[[list[Record]], None] | None = None
-    ) -> None:
+    def __init__(self, publisher: Publisher, topology: Topology, lane: int, live: Live | None = None) -> None:
         self._publisher = publisher
         self._topology = topology
-        self._on_stored = on_stored
-        self.lane = Batcher(publisher, subjects.up(lane % topology.lanes), on_stored=on_stored)
+        self._live = live
+        self.lane = Batcher(publisher, subjects.up(lane % topology.lanes), live=live)
         self._control: dict[int, Batcher] = {}
         self._dead_letter_slots = asyncio.Semaphore(DEAD_LETTERS_IN_FLIGHT_MAX)
 
@@ -41,7 +39,7 @@ class StreamUplink:
         partition = subjects.partition_of(record.device, self._topology.partitions)
         batcher = self._control.get(partition)
         if batcher is None:
-            batcher = Batcher(self._publisher, subjects.control(partition), in_flight_max=1, on_stored=self._on_stored)
+            batcher = Batcher(self._publisher, subjects.control(partition), in_flight_max=1, live=self._live)
             self._control[partition] = batcher
         return batcher.add((record,))
 

@@ -21,7 +21,7 @@ from headwater.device.profile import Decoder
 from headwater.errors import DomainError, QuotaExceeded
 from headwater.gateway.http import bulk
 from headwater.gateway.http.credentials import Credentials, Sender
-from headwater.gateway.http.errors import MediaTypeUnsupported, MethodNotAllowed, PathUnknown
+from headwater.gateway.http.errors import MediaTypeUnsupported, MethodNotAllowed, PathUnknown, RequestTimeout
 from headwater.gateway.http.problems import Answer, internal_error, problem
 from headwater.gateway.http.rejection import Rejections, content_type_of, encoded, summary
 from headwater.gateway.http.request import Disconnected, Receive, Request, Scope, Send
@@ -125,7 +125,12 @@ class IngestApp:
     ) -> None:  # fmt: skip
         store = bulk.store_the_good if partial else bulk.store_all_or_nothing
         with self._slots.slot(sender.principal.device_id):
-            await store(request, sender.principal.quotas.message_bytes_max, target.read, submission, rejections)
+            try:
+                await store(request, sender.principal.quotas.message_bytes_max, target.read, submission, rejections)
+            except (Rejected, RequestTimeout) as error:  # the body itself; what was good before is stored, where asked for
+                await rejections.settle()
+                error.fields["accepted"] = await submission.finish()
+                raise
         if sender.meter is not None:
             sender.meter.left -= submission.added + rejections.count - 1
 

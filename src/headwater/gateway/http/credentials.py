@@ -1,7 +1,8 @@
 """Who sends, from the Authorization header; asked of the registry once in ten seconds per device, not once per request.
 
 Holds digests of headers, never a secret. Only successes are remembered. A change in the registry ends them at once
-(`forget`), so the ten seconds matter only where that message was lost.
+(`forget`), so the ten seconds matter only where that message was lost. While the registry is away, whoever was known goes
+on, as connected MQTT devices do: what they send is safe in the stream.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ import asyncpg
 
 from headwater.device.authentication import Authentication, DeviceRefused, Presented
 from headwater.device.principal import Principal
-from headwater.errors import Unavailable
+from headwater.errors import DomainError, Unavailable
 from headwater.gateway.metering import Meters, TenantMeter
 
 REMEMBERED_S = 10.0
+STALE_S = 3_600.0
+"""How long after its ten seconds a device may go on while the registry is away"""
+LOOKUP_S = 3.0
+"""A registry that hangs is as good as away."""
 ENTRIES_MAX = 20_000
 """About 20 MB; beyond it the oldest go first"""
 LOOKUPS_MAX = 32
@@ -59,11 +64,16 @@ class Credentials:
             raise DeviceRefused("send a device's token: Authorization: Bearer hwd_...")
         digest = hashlib.sha256(authorization).digest()
         sender = self._senders.get(digest)
-        if sender is not None:
-            if sender.expires > self._now():
-                return sender
-            self._drop(digest)
-        return await self._look_up(digest, presented(authorization))
+        if sender is not None and sender.expires > self._now():
+            return sender
+        try:
+            return await self._look_up(digest, presented(authorization))
+        except Unavailable:
+            sender = self._senders.get(digest)
+            if sender is None or self._now() > sender.expires + STALE_S:
+                raise
+            sender.expires = self._now() + REMEMBERED_S
+            return sender
 
     def forget(self, identifier: UUID) -> None:
         """A device, credential, profile or tenant has changed: whoever has to do with it is asked for again."""
@@ -74,12 +84,16 @@ class Credentials:
     async def _look_up(self, digest: bytes, shown: Presented) -> Sender:
         generation = self._generation
         try:
-            async with self._slots:
+            async with asyncio.timeout(LOOKUP_S), self._slots:
                 principal = await self._authentication.authenticate(shown)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise Unavailable("the registry does not answer; try again") from error
+        except DomainError:
+            if digest in self._senders:
+                self._drop(digest)
+            raise
         known = self._senders.get(digest)
-        if known is not None:  # a request of the same device was quicker
+        if known is not None and known.expires > self._now():  # a request of the same device was quicker
             return known
         sender = Sender(principal, self._hold(principal), self._now() + REMEMBERED_S)
         if generation == self._generation:
@@ -89,6 +103,9 @@ class Credentials:
         return sender
 
     def _remember(self, digest: bytes, sender: Sender) -> None:
+        # The older entry goes only now: it kept the tenant's meter, and with it what the tenant owes.
+        if digest in self._senders:
+            self._drop(digest)
         while len(self._senders) >= ENTRIES_MAX:
             self._drop(next(iter(self._senders)))
         self._senders[digest] = sender

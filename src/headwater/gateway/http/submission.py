@@ -77,7 +77,9 @@ class Submission:
     async def _submit(self, chunk: list[Record]) -> None:
         if len(self._under_way) >= CHUNKS_UNDER_WAY_MAX:
             await self._oldest()
-        self._under_way.append((len(chunk), self._uplink.submit(chunk)))
+        stored = self._uplink.submit(chunk)
+        stored.add_done_callback(_seen)
+        self._under_way.append((len(chunk), stored))
 
     async def _oldest(self) -> None:
         count, stored = self._under_way.pop(0)
@@ -87,3 +89,9 @@ class Submission:
             raise StreamUnavailable("the stream did not answer in time")
         stored.result()
         self.accepted += count
+
+
+def _seen(stored: asyncio.Future[None]) -> None:
+    """A request that ended early asks no more what became of its records; asyncio need not complain of that."""
+    if not stored.cancelled():
+        stored.exception()

@@ -1,0 +1,116 @@
+"""The gateway role: reads top to bottom, from settings to sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from contextlib import AsyncExitStack
+
+import structlog
+
+from headwater.app import readiness
+from headwater.app.connections import connect_nats
+from headwater.app.settings import Settings, require
+from headwater.clock import SystemClock
+from headwater.database.session import Database, open_pool
+from headwater.device.authentication import Authentication, TokenAuthenticator
+from headwater.gateway.http.app import create_ingest_app
+from headwater.gateway.http.server import serve
+from headwater.gateway.metering import Meters
+from headwater.gateway.mqtt.admission import Admission
+from headwater.gateway.mqtt.listener import MQTTListener
+from headwater.gateway.mqtt.router import Router
+from headwater.gateway.presence import Presence
+from headwater.ids import uuid7
+from headwater.ingest.profile_compiled import CompiledProfiles
+from headwater.live.feed import LiveFeed
+from headwater.live.watch import WatchList, subscribe
+from headwater.protocols.mqtt.session import Limits
+from headwater.stream.publisher import Publisher
+from headwater.stream.topology import ensure
+from headwater.stream.uplink import StreamUplink
+
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve devices until `stop`; then stop accepting, store what was received, say good-bye."""
+    async with AsyncExitStack() as stack:
+        gateway_id = uuid7()
+        clock = SystemClock()
+        pool = await open_pool(
+            require(settings.database.url, "DATABASE_URL"),
+            size_max=settings.database.pool_size_max,
+            application_name="headwater-gateway",
+        )
+        stack.push_async_callback(pool.close)
+        nats = await connect_nats(settings.nats, name=settings.gateway.name)
+        stack.push_async_callback(nats.close)
+        jetstream = nats.jetstream()
+        await ensure(jetstream, settings.nats.topology)
+
+        watch_list = WatchList()
+        listening = await subscribe(nats, watch_list)
+        stack.push_async_callback(listening.close)
+        feed = LiveFeed(nats, watch_list)
+        feeding = asyncio.create_task(feed.run())
+        stack.callback(feeding.cancel)
+        publisher = Publisher(jetstream)
+        uplink = StreamUplink(publisher, settings.nats.topology, _lane(settings), live=feed)
+        tokens = TokenAuthenticator(Database(pool), clock)
+        authentication = Authentication((tokens,))
+        profiles = CompiledProfiles()
+        meters = Meters()
+        ingest = create_ingest_app(authentication, uplink, clock, profiles, meters)
+        router = Router(nats, publisher)
+        admission = Admission(
+            authentication=authentication,
+            tokens=tokens,
+            pool=pool,
+            nats=nats,
+            uplink=uplink,
+            router=router,
+            meters=meters,
+            gateway_id=gateway_id,
+            forget=ingest.forget,
+        )
+        listener = MQTTListener(
+            limits=Limits(),
+            uplink=uplink,
+            router=router,
+            admission=admission,
+            profiles=profiles,
+            meters=meters,
+            connections_max=settings.gateway.connections_max,
+        )
+
+        presence = Presence(pool, gateway_id, settings.gateway.name, meters)
+        await presence.open()
+        stack.push_async_callback(presence.close)
+        await admission.listen()
+        rechecks = asyncio.create_task(admission.recheck_for_ever())
+        stack.callback(rechecks.cancel)
+
+        await listener.open(settings.gateway.host, settings.gateway.mqtt_port)
+        http = asyncio.create_task(
+            serve(
+                ingest,
+                settings.gateway.host,
+                settings.gateway.http_port,
+                certificate_file=settings.gateway.tls_cert_file,
+                key_file=settings.gateway.tls_key_file,
+                stop=stop,
+            )
+        )
+        readiness.announce_ready()
+        log.info("gateway_ready", name=settings.gateway.name, mqtt_port=settings.gateway.mqtt_port)
+        await stop.wait()
+        await http
+        await listener.close()
+
+
+def _lane(settings: Settings) -> int:
+    """A process stays on one lane; which one hardly matters, as long as they spread."""
+    if settings.gateway.lane >= 0:
+        return settings.gateway.lane
+    return zlib.crc32(settings.gateway.name.encode())

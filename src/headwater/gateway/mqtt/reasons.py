@@ -1,0 +1,45 @@
+"""How MQTT says our errors. The code of a DomainError is stable; a test keeps this table complete."""
+
+from __future__ import annotations
+
+from headwater.errors import DomainError
+
+UNSPECIFIED = 0x80
+IMPLEMENTATION_SPECIFIC = 0x83
+BAD_CREDENTIALS = 0x86
+NOT_AUTHORISED = 0x87
+SERVER_UNAVAILABLE = 0x88
+SERVER_BUSY = 0x89
+SERVER_SHUTTING_DOWN = 0x8B
+SESSION_TAKEN_OVER = 0x8E
+QUOTA_EXCEEDED = 0x97
+ADMINISTRATIVE = 0x98
+PAYLOAD_INVALID = 0x99
+
+REASONS: dict[str, int] = {
+    "auth.forbidden": NOT_AUTHORISED,
+    "auth.unauthenticated": BAD_CREDENTIALS,
+    "device.refused": BAD_CREDENTIALS,
+    "device.suspended": NOT_AUTHORISED,
+    "quota.exceeded": QUOTA_EXCEEDED,
+    "stream.full": QUOTA_EXCEEDED,
+    "stream.unavailable": SERVER_UNAVAILABLE,
+    "service.unavailable": SERVER_UNAVAILABLE,
+    "payload.too_large": QUOTA_EXCEEDED,
+}
+"""What is not here is the payload's fault (`payload.*`, `metric.*`, `timestamp.*`, `event.*`) or ours."""
+_PAYLOAD = frozenset({"payload", "metric", "timestamp", "event"})
+
+
+def reason_of(error: DomainError) -> int:
+    """For CONNACK and DISCONNECT."""
+    known = REASONS.get(error.code)
+    if known is not None:
+        return known
+    return PAYLOAD_INVALID if error.code.split(".")[0] in _PAYLOAD else UNSPECIFIED
+
+
+def puback_of(error: DomainError) -> int:
+    """For PUBACK, which has no word for a server that is away (section 3.4.2.1)."""
+    reason = reason_of(error)
+    return IMPLEMENTATION_SPECIFIC if reason == SERVER_UNAVAILABLE else reason
