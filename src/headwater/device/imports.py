@@ -351,7 +351,11 @@ class _Chunk:
 def _status_after(row: Any, wanted: Status) -> Status:
     """A file may suspend and resume; registered and active are the platform's own knowledge."""
     old = Status(row["status"])
-    if wanted is old or wanted is Status.SUSPENDED:
+    if wanted is old:
+        return wanted
+    if old is Status.DECOMMISSIONED:
+        raise DeviceInvalid("the device is decommissioned, which is final", "status")
+    if wanted is Status.SUSPENDED:
         return wanted
     if wanted is Status.DECOMMISSIONED:
         raise DeviceInvalid("a device that exists is not decommissioned by a file", "status")
