@@ -12,10 +12,11 @@ from headwater.ingest.values import INT_MAX, INT_MIN, Convert, check_name, conve
 VALUES_MAX = 1_000
 """Values of one record: as many as a profile may declare"""
 
-Check = tuple[type | None, Any, Any]
-"""(type, lowest, highest) that a value may have to be taken as it is; type None = undeclared: any number or boolean"""
+STRING = "string"
+"""A declared string in a `Check`: not the type itself, because its bound is the length and not an order."""
 
-_UNDECLARED: Check = (None, INT_MIN, INT_MAX)
+Check = tuple[str, type | str | None, Any, Any]
+"""(name, type, lowest, highest): what a value may be to be taken as it is; type None = undeclared: any plain type"""
 
 
 class MetricNormaliser:
@@ -44,20 +45,21 @@ class MetricNormaliser:
                 body[name] = convert(name, value)
         return body
 
-    def plan(self, names: tuple[Any, ...]) -> tuple[Check, ...] | None:
+    def plan(self, names: tuple[str, ...]) -> tuple[Check, ...] | None:
         """Checks with which values of exactly these names, in this order, may be taken as they are; None = no such way.
 
         Empty = none is declared and all are welcome. `names` have passed `__call__` before, so they are valid.
         """
-        if self._unknown is UnknownMetrics.ACCEPT and self._metrics.keys().isdisjoint(names):
+        accepting = self._unknown is UnknownMetrics.ACCEPT
+        if accepting and self._metrics.keys().isdisjoint(names):
             return ()
         checks: list[Check] = []
         for name in names:
             metric = self._metrics.get(name)
-            check = _check(metric) if metric else _UNDECLARED if self._unknown is UnknownMetrics.ACCEPT else None
-            if check is None:
+            bounds = _bounds(metric) if metric else (None, INT_MIN, INT_MAX) if accepting else None
+            if bounds is None:
                 return None
-            checks.append(check)
+            checks.append((name, *bounds))
         return tuple(checks)
 
 
@@ -76,7 +78,7 @@ def _too_many(values: dict[Any, Any]) -> PayloadTooManyValues:
     return PayloadTooManyValues(f"{len(values)} values in one record, at most {VALUES_MAX}", values_max=VALUES_MAX)
 
 
-def _check(metric: Metric) -> Check | None:
+def _bounds(metric: Metric) -> tuple[type | str | None, Any, Any] | None:
     if metric.type is MetricType.FLOAT:
         return float, (-inf if metric.min is None else metric.min), (inf if metric.max is None else metric.max)
     if metric.type is MetricType.INTEGER:
@@ -84,4 +86,6 @@ def _check(metric: Metric) -> Check | None:
         return int, low, (INT_MAX if metric.max is None else min(metric.max, INT_MAX))
     if metric.type is MetricType.BOOLEAN:
         return bool, False, True
+    if metric.type is MetricType.STRING:
+        return STRING, 0, -1  # no number is between them
     return None

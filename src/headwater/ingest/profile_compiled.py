@@ -17,11 +17,11 @@ from headwater.device.principal import ProfileVersion
 from headwater.device.profile import Decoder, TopicKind, TopicRule
 from headwater.ingest.decoders import DECODERS, decode_json, json_decode
 from headwater.ingest.errors import EventNameInvalid, Rejected
-from headwater.ingest.normaliser import Check, MetricNormaliser, normalise_attributes
+from headwater.ingest.normaliser import STRING, Check, MetricNormaliser, normalise_attributes
 from headwater.ingest.reader import Observed, Outcome, Reader
 from headwater.ingest.shapes import Shape
 from headwater.ingest.timestamps import EARLIEST_US, judge, microseconds
-from headwater.ingest.values import INT_MAX, INT_MIN, json_text
+from headwater.ingest.values import INT_MAX, INT_MIN, STRING_LENGTH_MAX, json_text
 from headwater.stream.envelope import EXT_JSON, Kind
 
 __all__ = ["CompiledProfile", "CompiledProfiles", "CompiledRule", "Observed", "Outcome", "PayloadReader"]
@@ -29,6 +29,7 @@ __all__ = ["CompiledProfile", "CompiledProfiles", "CompiledRule", "Observed", "O
 _SHAPES_MAX = 1_024
 """Tuples of names that one profile remembers: firmware sends a handful; the bound is for those that invent names"""
 _SHAPE_NAMES_MAX = 64
+_UNSEEN: Any = object()
 _TIME_WORDS = frozenset(("ts", "time", "values"))
 EVENT_NAME_LENGTH_MAX = 64
 
@@ -140,16 +141,13 @@ class CompiledProfile:
         json_by_default = default is Decoder.JSON
         future_us = self._future_us
         normalise = self._normalise
-        shapes: dict[tuple[Any, ...], tuple[Check, ...]] = {}
+        shapes: dict[tuple[Any, ...], tuple[Check, ...] | None] = {}
         find_shape = shapes.get
 
         def remember(values: dict[Any, Any]) -> None:
             names = tuple(values)
-            if len(names) > _SHAPE_NAMES_MAX or len(shapes) >= _SHAPES_MAX or not _TIME_WORDS.isdisjoint(names):
-                return
-            plan = normalise.plan(names)
-            if plan is not None:
-                shapes[names] = plan
+            if len(names) <= _SHAPE_NAMES_MAX and len(shapes) < _SHAPES_MAX and _TIME_WORDS.isdisjoint(names):
+                shapes[names] = normalise.plan(names)
 
         def telemetry(payload: bytes, received_us: int, decoder: Decoder | None = None) -> list[Observed]:
             if decoder is not None or not json_by_default:
@@ -174,27 +172,36 @@ class CompiledProfile:
             else:
                 values = tree
                 observed_us = received_us
-            plan = find_shape(tuple(values))
-            if plan is None:
+            plan = find_shape(tuple(values), _UNSEEN)
+            if plan is _UNSEEN:
                 records = general(tree, received_us)
                 remember(values)
                 return records
             if plan:
-                for value, (kind, low, high) in zip(values.values(), plan):  # noqa: B905  # equal length; strict costs
+                for value, (name, kind, low, high) in zip(values.values(), plan):  # noqa: B905  # equal length; strict costs
                     if type(value) is kind:
                         if low <= value <= high:
                             continue
-                    elif kind is None:
-                        given = type(value)
-                        if given is float or (given is int and low <= value <= high) or given is bool:
+                    elif type(value) is int and low <= value <= high:
+                        if kind is float and INT_MIN <= value <= INT_MAX:
+                            values[name] = float(value)  # firmware in JavaScript writes 21.0 as 21
                             continue
+                        if kind is None:
+                            continue
+                    elif type(value) is str:
+                        if (kind is None or kind is STRING) and len(value) <= STRING_LENGTH_MAX and "\0" not in value:
+                            continue
+                    elif kind is None and (type(value) is float or type(value) is bool):
+                        continue
                     break
                 else:
                     return [(observed_us, values)]
-            else:
+            elif plan is not None:
                 for value in values.values():
                     if type(value) is not float and not (
-                        (type(value) is int and INT_MIN <= value <= INT_MAX) or type(value) is bool
+                        (type(value) is int and INT_MIN <= value <= INT_MAX)
+                        or type(value) is bool
+                        or (type(value) is str and len(value) <= STRING_LENGTH_MAX and "\0" not in value)
                     ):
                         break
                 else:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import cbor2
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.support.profiles import EVERY_TYPE, NOW_US, compiled, plain, same
 
-from headwater.device.profile import Decoder, Metric, UnknownMetrics
+from headwater.device.principal import ProfileVersion
+from headwater.device.profile import Decoder, Metric, ProfileDefinition, UnknownMetrics
 from headwater.ingest.errors import Rejected
+from headwater.ingest.profile_compiled import CompiledProfile
 
 ANY = compiled()
 DECLARED = compiled(*EVERY_TYPE)
+GOOD = (21.5, 3, True, "auto", 1.5, 2)
+VALUES: list[Any] = [
+    21.5, 21, -40, 85, 85.5, 1000, 1001, 20.0, 20.5, True, False, "auto", "", "a\0b", "x" * 65_537, None, [1], {"a": 1},
+    2**63 - 1, 2**63, -(2**63),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -238,3 +248,24 @@ def test_what_a_profile_remembers_is_bounded() -> None:
     remembered = cells["remember"].cell_contents
     shapes = dict(zip(remembered.__code__.co_freevars, remembered.__closure__, strict=True))["shapes"].cell_contents
     assert 0 < len(shapes) <= 1_024
+
+
+@given(
+    seed=st.lists(st.sampled_from(VALUES), min_size=1, max_size=6),
+    values=st.lists(st.sampled_from(VALUES), min_size=6, max_size=6),
+)
+def test_the_quick_way_and_the_general_way_agree(count: int, values: list[Any]) -> None:
+    """A profile that remembers the shape against one that has never seen it, over every type of metric and of value."""
+    names = ["temperature", "count", "open", "mode", "free", "other"][:count]
+    for definition in ({"metrics": EVERY_TYPE}, {}, {"metrics": EVERY_TYPE, "unknown_metrics": UnknownMetrics.DROP}):
+        quick = CompiledProfile(ProfileVersion(UUID(int=1), 1, ProfileDefinition(**definition)))
+        fresh = CompiledProfile(ProfileVersion(UUID(int=1), 1, ProfileDefinition(**definition)))
+        _outcome(quick, msgspec.json.encode(dict(zip(names, GOOD, strict=False))))
+        payload = msgspec.json.encode(dict(zip(names, values, strict=False)))
+        left, right = _outcome(quick, payload), _outcome(fresh, payload)
+        assert type(left) is type(right)
+        if isinstance(left, list):
+            assert [at for at, _ in left] == [at for at, _ in right]
+            assert all(same(plain(a[1]), plain(b[1])) for a, b in zip(left, right, strict=True))
+        else:
+            assert left == right
