@@ -204,6 +204,12 @@ async def test_bounds_of_ndjson(ingest: Ingest, http_device: HTTPDeviceFactory) 
             status, problem, _ = await ingest.post(TELEMETRY + query, body, headers)
             assert (status, problem["code"]) == (413, "payload.too_large")
         assert (await ingest.post(TELEMETRY + query, b"\n\n", headers))[1]["code"] == "payload.empty"
+    ingest.uplink.records.clear()
+    half_good = b'{"a": 1}\nbad\n{"a": "' + b"x" * 200 + b'"}\n'
+    status, problem, _ = await ingest.post(TELEMETRY + "?partial=true", half_good, headers)
+    assert (status, problem["code"], problem["line"], problem["accepted"]) == (413, "payload.too_large", 3, 1)
+    assert bodies(ingest) == [{"a": 1}]
+    assert [letter.payload for _, letter in ingest.uplink.letters] == [b"bad"]
 
 
 async def test_a_body_that_is_too_large(ingest: Ingest, http_device: HTTPDeviceFactory) -> None:

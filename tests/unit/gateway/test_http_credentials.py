@@ -99,6 +99,41 @@ async def test_a_registry_that_is_away_is_not_a_refusal(registry: Registry) -> N
         await Credentials(Authentication((registry,))).identify(bearer(1))
 
 
+async def test_while_the_registry_is_away_the_known_go_on(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    credentials = Credentials(Authentication((registry,)), now=lambda: now[0])
+    sender = await credentials.identify(bearer(1))
+    registry.failure = ConnectionRefusedError()
+    for _ in range(3):
+        now[0] += module.REMEMBERED_S
+        assert await credentials.identify(bearer(1)) is sender
+    monkeypatch.setattr(module, "LOOKUP_S", 0.01)
+    registry.wait = asyncio.Event()  # it hangs
+    now[0] += module.REMEMBERED_S
+    assert await credentials.identify(bearer(1)) is sender
+    now[0] += module.REMEMBERED_S + module.STALE_S + 1
+    with pytest.raises(Unavailable):
+        await credentials.identify(bearer(1))
+
+
+async def test_a_refusal_ends_what_was_remembered_and_a_debt_outlives_ten_seconds(registry: Registry) -> None:
+    now = [0.0]
+    meters = Meters()
+    credentials = Credentials(Authentication((registry,)), meters, now=lambda: now[0])
+    sender = await credentials.identify(bearer(1))
+    assert sender.meter is not None
+    sender.meter.left = -1_000
+    now[0] += module.REMEMBERED_S
+    again = await credentials.identify(bearer(1))
+    assert again.meter is not None
+    assert (again is not sender, again.meter.left) == (True, -1_000)
+    now[0] += module.REMEMBERED_S
+    registry.failure = DeviceRefused("revoked")
+    with pytest.raises(DeviceRefused):
+        await credentials.identify(bearer(1))
+    assert (credentials._senders, meters._meters) == ({}, {})
+
+
 @pytest.mark.parametrize("header", [b"", b"Bearer ", b"Digest x", b"Basic !", b"Basic /w==", b"\xff", b"hwd_x"])
 def test_headers_that_present_nothing(header: bytes) -> None:
     with pytest.raises(DeviceRefused):
