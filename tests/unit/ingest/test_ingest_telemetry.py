@@ -250,18 +250,15 @@ def test_what_a_profile_remembers_is_bounded() -> None:
     assert 0 < len(shapes) <= 1_024
 
 
-@given(
-    seed=st.lists(st.sampled_from(VALUES), min_size=1, max_size=6),
-    values=st.lists(st.sampled_from(VALUES), min_size=6, max_size=6),
-)
-def test_the_quick_way_and_the_general_way_agree(count: int, values: list[Any]) -> None:
+@given(count=st.integers(1, 6), chosen=st.lists(st.integers(0, len(VALUES) - 1), min_size=6, max_size=6))
+def test_the_quick_way_and_the_general_way_agree(count: int, chosen: list[int]) -> None:
     """A profile that remembers the shape against one that has never seen it, over every type of metric and of value."""
     names = ["temperature", "count", "open", "mode", "free", "other"][:count]
     for definition in ({"metrics": EVERY_TYPE}, {}, {"metrics": EVERY_TYPE, "unknown_metrics": UnknownMetrics.DROP}):
         quick = CompiledProfile(ProfileVersion(UUID(int=1), 1, ProfileDefinition(**definition)))
         fresh = CompiledProfile(ProfileVersion(UUID(int=1), 1, ProfileDefinition(**definition)))
         _outcome(quick, msgspec.json.encode(dict(zip(names, GOOD, strict=False))))
-        payload = msgspec.json.encode(dict(zip(names, values, strict=False)))
+        payload = msgspec.json.encode({name: VALUES[at] for name, at in zip(names, chosen, strict=False)})
         left, right = _outcome(quick, payload), _outcome(fresh, payload)
         assert type(left) is type(right)
         if isinstance(left, list):
