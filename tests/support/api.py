@@ -15,10 +15,12 @@ from headwater.api.app import APIServices, create_app
 from headwater.clock import Clock, SystemClock
 from headwater.database.session import Database, open_pool
 from headwater.ids import uuid7
-from headwater.tenancy import secrets
-from headwater.tenancy.scope import ALL_PERMISSIONS
+from headwater.tenancy import postgres_people, postgres_tenants, secrets
+from headwater.tenancy.passwords import Passwords
+from headwater.tenancy.scope import ALL_PERMISSIONS, Role
 from tests.support.engines import DatabaseURLs
 
+PASSWORD = "correct horse battery"
 SECRET_KEY = "a secret for tests that is long enough to sign with"
 
 
@@ -38,6 +40,8 @@ async def api_services(
             nats=client,
             jetstream=client.jetstream() if client else None,
             clock=clock or SystemClock(),
+            # As cheap as Argon2 gets: what it costs in earnest is not what these tests are about.
+            passwords=Passwords(time_cost=1, memory_kib=8),
         )
     finally:
         if client is not None:
@@ -96,3 +100,18 @@ async def mint_token(
             secret.row_id, tenant_id, secret.digest, sorted(permissions), group_id, expires_at, revoked_at,
         )  # fmt: skip
     return secret.text
+
+
+async def new_person(services: APIServices, tenant_id: UUID, email: str, role: Role) -> UUID:
+    """A member of the tenant whose password is PASSWORD; an existing person joins it."""
+    assert services.operator_pool is not None
+    async with services.operator_pool.acquire() as connection, connection.transaction():
+        known = await postgres_tenants.find_person_by_email(connection, email)
+        person_id = known["id"] if known else uuid7()
+        if known is None:
+            password_hash = await services.passwords.hash(PASSWORD)
+            await postgres_tenants.insert_person(
+                connection, person_id, email, email.split("@", maxsplit=1)[0], password_hash
+            )
+        await postgres_people.insert_membership(connection, tenant_id, person_id, role)
+    return person_id

@@ -61,9 +61,10 @@ def running(
     argv: tuple[str, ...], who: account.Account | None, log: Path, stop_signal: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
-        process = subprocess.Popen(  # it calls prctl and nothing else
+        process = subprocess.Popen(
             argv, env=postgres.ENVIRONMENT, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=die_with_parent(), **(who.options if who else {}),
+            start_new_session=True, preexec_fn=die_with_parent(),  # noqa: PLW1509  # it calls prctl and nothing else
+            **(who.options if who else {}),
         )  # fmt: skip
     try:
         yield process

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -27,3 +28,14 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None]:
                 os._exit(1)
 
     return arrange
+
+
+def start_time(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks: with the pid it names a process that no later one can be taken for.
+    None where there is no such process (or it is a zombie), or no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may hold blanks
+    return None if fields[0] in {"Z", "X"} else fields[19]

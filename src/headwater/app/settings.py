@@ -105,18 +105,31 @@ class APISettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """HEADWATER_ENGINE_*: where `headwater up` finds the engines that it runs itself"""
+
+    postgres_bin_dir: str = ""
+    """the directory of `initdb` and `postgres`; empty = the wheel's"""
+    nats_server_path: str = ""
+    """empty = `nats-server` on PATH, or the wheel's"""
+    user: str = ""
+    """as whom they run when we are root; empty = the first of headwater, postgres, nobody"""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     database: DatabaseSettings
     nats: NATSSettings
     gateway: GatewaySettings
     worker: WorkerSettings
     api: APISettings
+    engine: EngineSettings = field(default_factory=EngineSettings)
     log_level: str = "INFO"
     log_format: str = "json"
     """json, or console for people"""
 
 
-_Group = TypeVar("_Group", DatabaseSettings, NATSSettings, GatewaySettings, WorkerSettings, APISettings)
+_Group = TypeVar("_Group", DatabaseSettings, NATSSettings, GatewaySettings, WorkerSettings, APISettings, EngineSettings)
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -127,6 +140,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         gateway=_group(GatewaySettings, "GATEWAY_", environ),
         worker=_group(WorkerSettings, "WORKER_", environ),
         api=_group(APISettings, "API_", environ),
+        engine=_group(EngineSettings, "ENGINE_", environ),
         log_level=environ.get(PREFIX + "LOG_LEVEL", "INFO").upper(),
         log_format=environ.get(PREFIX + "LOG_FORMAT", "json"),
     )

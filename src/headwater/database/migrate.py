@@ -11,6 +11,8 @@ from importlib import resources
 
 import asyncpg
 
+from headwater.errors import DomainError
+
 _LOCK = 0x68776D67  # "hwmg": one runner at a time in this database
 
 _LEDGER = """
@@ -23,8 +25,10 @@ CREATE TABLE IF NOT EXISTS headwater.migration (
 """
 
 
-class MigrationChanged(Exception):
+class MigrationChanged(DomainError):
     """A migration that this database has already seen is not what it was."""
+
+    code = "database.migration_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,9 @@ async def migrate(connection: asyncpg.Connection) -> list[str]:
                     )
                     applied_now.append(migration.name)
                 elif seen != migration.checksum:
-                    raise MigrationChanged(f"migration {migration.name} was applied with other contents")
+                    raise MigrationChanged(
+                        f"migration {migration.name} was applied with other contents: this program is not for this database"
+                    )
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
     return applied_now

@@ -52,7 +52,7 @@ def engine_account(wanted: str = "") -> Account | None:
             return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
     names = wanted or ", ".join(CANDIDATES)
     raise NoEngineAccount(
-        f"PostgreSQL refuses to run as root and there is no other account ({names}): set HEADWATER_POSTGRES_USER"
+        f"PostgreSQL refuses to run as root and there is no other account ({names}): set HEADWATER_ENGINE_USER"
     )
 
 

