@@ -5,6 +5,7 @@ Every route says one thing about itself, as an option of its decorator, and the 
     permission="device:read"   somebody who holds this permission in a tenant
     member=True                anybody in a tenant, person or token, whatever the permissions
     person=True                a person who has logged in, also without a tenant
+    anyone=True                whoever shows a credential that is good, of whatever kind
     operator=True              the platform operator; no right inside any tenant comes with it
     public=True                everybody
 
@@ -28,7 +29,7 @@ from headwater.tenancy.identification import Identification
 from headwater.tenancy.identity import Identity
 from headwater.tenancy.scope import ALL_PERMISSIONS, TenantScope
 
-ACCESS = ("permission", "member", "person", "operator", "public")
+ACCESS = ("permission", "member", "person", "anyone", "operator", "public")
 WEBSOCKET_PROTOCOL = "headwater.bearer."
 """A browser cannot set headers on a WebSocket: it offers the subprotocol `headwater.bearer.<token>` instead, next to the
 one that it wants to speak. A query parameter would end up in logs."""
@@ -52,7 +53,9 @@ class Gate:
 
 
 def admit(identity: Identity, opt: dict[str, Any]) -> None:
-    """Raises Forbidden or GroupScoped."""
+    """Raises Forbidden, NotAMember, TenantSuspended or GroupScoped."""
+    if opt.get("anyone"):
+        return
     if opt.get("operator"):
         if not identity.operator:
             raise Forbidden("this is for the operator of the platform")
@@ -63,7 +66,7 @@ def admit(identity: Identity, opt: dict[str, Any]) -> None:
         return
     scope = identity.scope
     if scope is None:
-        raise Forbidden("this needs a tenant; log in to one or switch to it")
+        raise identity.refusal or Forbidden("this needs a tenant; log in to one or switch to it")
     if "permission" in opt:
         scope.require(opt["permission"])
     elif not opt.get("member"):

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from headwater.api import credentials, device_files, devices, groups, health, live, profiles, telemetry, tokens
+from headwater.api import (
+    credentials,
+    dead_letters,
+    device_files,
+    devices,
+    groups,
+    health,
+    live,
+    operator,
+    people,
+    profiles,
+    sessions,
+    telemetry,
+    tenant,
+    tokens,
+)
 from headwater.api.services import Noun
 
 NOUNS: tuple[Noun, ...] = (
     health.NOUN,
+    sessions.NOUN,
+    tenant.NOUN,
+    people.NOUN,
     tokens.NOUN,
     profiles.NOUN,
     devices.NOUN,
@@ -14,5 +32,7 @@ NOUNS: tuple[Noun, ...] = (
     credentials.NOUN,
     groups.NOUN,
     telemetry.NOUN,
+    dead_letters.NOUN,
     live.NOUN,
+    operator.NOUN,
 )

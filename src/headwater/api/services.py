@@ -13,6 +13,8 @@ from nats.js import JetStreamContext
 
 from headwater.clock import Clock
 from headwater.database.session import Database
+from headwater.tenancy.attempts import Attempts
+from headwater.tenancy.passwords import Passwords
 
 API_PREFIX = "/api/v1"
 
@@ -24,6 +26,8 @@ class APIServices:
     database          the plain role's view
     operator_pool     of headwater_operator; None = the platform operator's plane answers 503
     nats, jetstream   None where only the API's description is wanted
+    passwords         one for the process: it bounds how many hashes are computed at once
+    attempts          wrong passwords lately, one count for the process
     """
 
     secret_key: str = field(repr=False)
@@ -33,6 +37,11 @@ class APIServices:
     jetstream: JetStreamContext | None
     clock: Clock
     public_url: str = ""
+    passwords: Passwords = field(default_factory=Passwords)
+    attempts: Attempts = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attempts", Attempts(self.clock))
 
 
 Built = Mapping[str, Any]

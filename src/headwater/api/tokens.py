@@ -68,7 +68,7 @@ async def list_tokens(
 ) -> Page[APIToken]:
     """All tokens of the tenant, newest first."""
     after = cursors.decode(_LIST, cursor, tuple[UUID])
-    rows = await tokens.list(caller, after[0] if after else None, limit)
+    rows = await tokens.page(caller, after[0] if after else None, limit)
     return cursors.page(_LIST, rows, limit, lambda token: (token.id,))
 
 

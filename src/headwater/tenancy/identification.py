@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from headwater.clock import Clock, to_us
 from headwater.database.session import Database
-from headwater.errors import Unauthenticated
+from headwater.errors import Forbidden, Unauthenticated
 from headwater.tenancy import secrets
 from headwater.tenancy.access_tokens import AccessTokens
 from headwater.tenancy.errors import NotAMember, PersonSuspended, TenantSuspended, TokenExpired, TokenRevoked
@@ -29,7 +29,7 @@ class Identification:
     clock: Clock
 
     async def identify(self, credential: str, address: str) -> Identity:
-        """Raises Unauthenticated, TokenExpired, TokenRevoked, PersonSuspended, TenantSuspended or NotAMember."""
+        """Raises Unauthenticated, TokenExpired, TokenRevoked, PersonSuspended, TenantSuspended (of a token)."""
         if len(credential) > CREDENTIAL_LENGTH_MAX:
             raise Unauthenticated("not a credential that this platform gave out")
         if (secret := secrets.parse(credential, secrets.API)) is not None:
@@ -50,11 +50,14 @@ class Identification:
             raise PersonSuspended("the person is suspended")
         actor = f"person:{claims.person_id}"
         scope = quotas = role = None
-        if claims.tenant_id is not None:
-            if row["role"] is None:
-                raise NotAMember("the person does not work for this tenant")
-            if row["tenant_status"] != "active":
-                raise TenantSuspended("the tenant is suspended")
+        refusal: Forbidden | None = None
+        if claims.tenant_id is None:
+            pass
+        elif row["role"] is None:
+            refusal = NotAMember("the person does not work for this tenant")
+        elif row["tenant_status"] != "active":
+            refusal = TenantSuspended("the tenant is suspended")
+        else:
             role = Role(row["role"])
             quotas = quotas_of(row["tenant_quotas"])
             scope = TenantScope(claims.tenant_id, actor, PERMISSIONS[role], address=address)
@@ -65,6 +68,7 @@ class Identification:
             person_id=claims.person_id,
             session_id=claims.session_id,
             role=role,
+            refusal=refusal,
             operator=row["operator"],
             address=address,
         )

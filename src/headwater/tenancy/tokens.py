@@ -18,7 +18,8 @@ from headwater.clock import Clock, to_datetime
 from headwater.database.session import Database
 from headwater.errors import NotFound
 from headwater.ids import uuid7
-from headwater.tenancy import postgres, secrets
+from headwater.tenancy import postgres_tokens as postgres
+from headwater.tenancy import secrets
 from headwater.tenancy.audit import AuditTrail
 from headwater.tenancy.errors import PermissionNotHeld, TenantQuotaReached
 from headwater.tenancy.quotas import Quotas
@@ -89,7 +90,7 @@ class TokenService:
             )  # fmt: skip
         return token, secret
 
-    async def list(self, scope: TenantScope, after: UUID | None, limit: int) -> list[APIToken]:
+    async def page(self, scope: TenantScope, after: UUID | None, limit: int) -> list[APIToken]:
         """Newest first, up to limit + 1."""
         async with self.database.tenant_session(scope.tenant_id) as connection:
             return [_found(row) for row in await postgres.list_tokens(connection, after, limit + 1)]

@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import httpx
-import pytest
-from tests.support.api import api_client, api_services, bearer, mint_token
-from tests.support.engines import DatabaseURLs
+from tests.support.api import bearer, mint_token
 from tests.support.tenants import TenantFactory
 
 from headwater.api.app import APIServices
-
-
-@pytest.fixture
-async def services(database_urls: DatabaseURLs) -> AsyncIterator[APIServices]:
-    async with api_services(database_urls) as made:
-        yield made
-
-
-@pytest.fixture
-async def client(services: APIServices) -> AsyncIterator[httpx.AsyncClient]:
-    async with api_client(services) as made:
-        yield made
-
-
-@pytest.fixture
-async def tenant(tenant_factory: TenantFactory) -> UUID:
-    return await tenant_factory("acme")
-
-
-@pytest.fixture
-async def admin(services: APIServices, tenant: UUID) -> dict[str, str]:
-    return bearer(await mint_token(services.database, tenant))
 
 
 async def test_made_used_listed_and_revoked(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
