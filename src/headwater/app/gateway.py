@@ -66,7 +66,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         admission = Admission(
             authentication=authentication,
             tokens=tokens,
-            pool=pool,
             nats=nats,
             uplink=uplink,
             router=router,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from tests.support.engines import DatabaseURLs
 
 from headwater.clock import SystemClock, to_datetime
+from headwater.database.session import Database
 from headwater.device.authentication import Authentication, DeviceRefused, DeviceSuspended, Presented, TokenAuthenticator
 from headwater.device.credentials import LIVE_MAX
 from headwater.device.errors import CredentialLimit, DeviceInvalid
@@ -23,6 +27,23 @@ from .conftest import Registry
 class LaterClock(SystemClock):
     def now_us(self) -> int:
         return super().now_us() + 3_600_000_000
+
+
+class CountingDatabase:
+    """The real one, with its sessions counted, and able to be away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.sessions = 0
+        self.failing = False
+
+    @asynccontextmanager
+    async def lookup_session(self) -> AsyncIterator[Any]:
+        self.sessions += 1
+        if self.failing:
+            raise ConnectionError("away")
+        async with self._database.lookup_session() as connection:
+            yield connection
 
 
 @pytest.fixture
@@ -128,10 +149,38 @@ async def test_lookup_of_many_credentials(registry: Registry, scope: TenantScope
     issued = [
         await registry.credentials.issue(scope, (await registry.make(scope, external_id)).id) for external_id in ("a", "b")
     ]
-    async with registry.database.lookup_session() as connection:
-        rows = await connection.fetch("SELECT * FROM lookup_devices($1)", [i.id for i in issued] + [scope.tenant_id])
-        one = await connection.fetchrow("SELECT * FROM lookup_device_credential($1)", issued[0].id)
-    assert {row["credential_id"]: row["external_id"] for row in rows} == {issued[0].id: "a", issued[1].id: "b"}
-    assert set(one.keys()) == set(rows[0].keys()) - {"credential_id"}
     authenticator = TokenAuthenticator(registry.database, SystemClock())
-    assert {authenticator.principal(row, row["credential_id"]).external_id for row in rows} == {"a", "b"}
+    found = await authenticator.lookup([i.id for i in issued] + [scope.tenant_id])
+    assert {credential: one.external_id for credential, one in found.items()} == {issued[0].id: "a", issued[1].id: "b"}
+    assert found[issued[0].id].profile is found[issued[1].id].profile
+    assert {authenticator.principal(one, credential).external_id for credential, one in found.items()} == {"a", "b"}
+    assert "hash" not in repr(found)
+
+
+async def test_a_storm_shares_queries(registry: Registry, scope: TenantScope) -> None:
+    issued = [await registry.credentials.issue(scope, (await registry.make(scope, f"d{n}")).id) for n in range(20)]
+    forged = [secrets.mint(secrets.DEVICE, i.id).text for i in issued[:5]]
+    counting = CountingDatabase(registry.database)
+    authenticator = TokenAuthenticator(counting, SystemClock())  # type: ignore[arg-type]  # forwards what is asked of it
+    tries = [authenticator.authenticate(Presented(token)) for token in [i.password for i in issued] * 10 + forged]
+    impatient = asyncio.create_task(authenticator.authenticate(Presented(issued[0].password)))
+    running = asyncio.gather(*tries, return_exceptions=True)
+    await asyncio.sleep(0)
+    impatient.cancel()
+    answers = await running
+    assert sorted({a.external_id for a in answers[:200]}) == sorted(f"d{n}" for n in range(20))  # type: ignore[union-attr]  # principals
+    assert all(isinstance(a, DeviceRefused) for a in answers[200:])
+    assert counting.sessions <= 3
+
+
+async def test_a_failing_database_is_told_to_those_who_asked(registry: Registry, scope: TenantScope) -> None:
+    issued = await registry.credentials.issue(scope, (await registry.make(scope, "a")).id)
+    counting = CountingDatabase(registry.database)
+    authenticator = TokenAuthenticator(counting, SystemClock())  # type: ignore[arg-type]  # forwards what is asked of it
+    counting.failing = True
+    answers = await asyncio.gather(
+        *(authenticator.authenticate(Presented(issued.password)) for _ in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(answer, ConnectionError) for answer in answers)
+    counting.failing = False
+    assert await authenticator.authenticate(Presented(issued.password)) is not None

@@ -68,34 +68,22 @@ GRANT SELECT, INSERT ON operator_audit_entry TO headwater_operator;
 GRANT SELECT ON tenant_usage TO headwater_operator;
 GRANT SELECT ON device, device_group, device_state, ingest_position, gateway_instance TO headwater_operator;
 
--- Finding a tenant by a credential: the only way across tenants that the plain role has. Each returns one row or none.
+-- Finding a tenant by a credential: the only way across tenants that the plain role has.
 GRANT SELECT ON tenant, membership, api_token, device, device_credential, profile TO headwater_lookup;
 GRANT SELECT ON refresh_token, invitation, password_reset TO headwater_lookup;
 GRANT SELECT, INSERT, UPDATE ON person TO headwater_lookup;
 GRANT UPDATE (last_used_at) ON api_token TO headwater_lookup;
 GRANT SELECT, INSERT, UPDATE ON tenant_usage TO headwater_lookup;
 
-CREATE FUNCTION lookup_device_credential(credential uuid)
-RETURNS TABLE (tenant_id uuid, tenant_slug text, tenant_status text, tenant_quotas jsonb, device_id uuid, external_id text,
-               device_status text, profile_id uuid, profile_version bigint, profile_definition jsonb,
-               secret_hash bytea, expires_at timestamptz, revoked_at timestamptz)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
-    SELECT t.id, t.slug, t.status, t.quotas, d.id, d.external_id, d.status, p.id, p.version, p.definition,
-           c.secret_hash, c.expires_at, c.revoked_at
-    FROM device_credential c
-    JOIN device d ON d.id = c.device_id
-    JOIN tenant t ON t.id = c.tenant_id
-    JOIN profile p ON p.id = d.profile_id
-    WHERE c.id = credential
-$$;
-
--- The same for thousands at once: a gateway asks again, now and then, whether its connected devices still may.
+-- Many in one query: while many connect, and when a gateway asks again whether its devices still may. The definition of a
+-- profile stands in one row only.
 CREATE FUNCTION lookup_devices(credentials uuid[])
 RETURNS TABLE (tenant_id uuid, tenant_slug text, tenant_status text, tenant_quotas jsonb, device_id uuid, external_id text,
                device_status text, profile_id uuid, profile_version bigint, profile_definition jsonb,
                secret_hash bytea, expires_at timestamptz, revoked_at timestamptz, credential_id uuid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
-    SELECT t.id, t.slug, t.status, t.quotas, d.id, d.external_id, d.status, p.id, p.version, p.definition,
+    SELECT t.id, t.slug, t.status, t.quotas, d.id, d.external_id, d.status, p.id, p.version,
+           CASE WHEN row_number() OVER (PARTITION BY p.id) = 1 THEN p.definition END,
            c.secret_hash, c.expires_at, c.revoked_at, c.id
     FROM device_credential c
     JOIN device d ON d.id = c.device_id
@@ -193,7 +181,7 @@ BEGIN
         'lookup_session(uuid, uuid, uuid)', 'lookup_person(uuid)', 'lookup_person_by_email(text)', 'lookup_invitation(uuid)',
         'lookup_password_reset(uuid)', 'person_register(uuid, text, text, text)', 'person_set_password(uuid, text)',
         'person_set_name(uuid, text)',
-        'device_count()', 'tenant_usage_start()', 'lookup_device_credential(uuid)', 'lookup_devices(uuid[])',
+        'device_count()', 'tenant_usage_start()', 'lookup_devices(uuid[])',
         'lookup_api_token(uuid)', 'touch_api_token(uuid)', 'lookup_memberships(uuid)']
     LOOP
         EXECUTE format('GRANT CREATE ON SCHEMA headwater TO headwater_lookup');

@@ -48,7 +48,6 @@ class Admission:
         *,
         authentication: Authentication,
         tokens: TokenAuthenticator,
-        pool: asyncpg.Pool,
         nats: Client,
         uplink: StreamUplink,
         router: Router,
@@ -58,7 +57,6 @@ class Admission:
     ) -> None:  # fmt: skip
         self._authentication = authentication
         self._tokens = tokens
-        self._pool = pool
         self._nats = nats
         self._uplink = uplink
         self._router = router
@@ -204,8 +202,7 @@ class Admission:
         for start in range(0, len(connections), RECHECK_CHUNK):
             chunk = [c for c in connections[start : start + RECHECK_CHUNK] if c.principal is not None]
             ids = [c.principal.credential_id for c in chunk if c.principal is not None]
-            async with self._pool.acquire() as database:
-                rows = {r["credential_id"]: r for r in await database.fetch("SELECT * FROM lookup_devices($1)", ids)}
+            rows = await self._tokens.lookup(ids)
             for connection in chunk:
                 assert connection.principal is not None
                 self._recheck_one(connection, rows.get(connection.principal.credential_id))
