@@ -19,6 +19,7 @@ from headwater.api import (
     tokens,
 )
 from headwater.api.services import Noun
+from headwater.console import pages as console
 
 NOUNS: tuple[Noun, ...] = (
     health.NOUN,
@@ -35,4 +36,5 @@ NOUNS: tuple[Noun, ...] = (
     dead_letters.NOUN,
     live.NOUN,
     operator.NOUN,
+    console.NOUN,
 )
