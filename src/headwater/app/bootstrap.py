@@ -7,24 +7,23 @@ tokens named `up` are made anew, because a token can be shown only when it is ma
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from argon2 import PasswordHasher
-from argon2.exceptions import VerifyMismatchError
-
 from headwater.app.engine_checks import connect_database
-from headwater.errors import NotFound
-from headwater.ids import uuid7
-from headwater.tenancy import secrets as tokens
-from headwater.tenancy.scope import ALL_PERMISSIONS, Role
+from headwater.database.session import open_pool
+from headwater.tenancy import operation
+from headwater.tenancy.audit import AuditTrail
+from headwater.tenancy.passwords import Passwords
+from headwater.tenancy.scope import Role, system_scope
 
 TENANT_SLUG = "main"
 ADMIN_EMAIL = "admin@headwater.local"
 TOKEN_NAME = "up"
 ACTOR = "system:up"
-_HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,64 +41,65 @@ class Access:
 
 async def bootstrap(operator_url: str, known_password: str | None = None) -> Access:
     """known_password: an earlier `admin_password`; handed back if it still opens the door."""
-    connection: Any = await connect_database(operator_url, "DATABASE_OPERATOR_URL")
-    try:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('headwater.bootstrap'))")
-            made = None
-            if await connection.fetchval("SELECT count(*) FROM tenant") == 0:
-                made = await _first_tenant(connection)
-            tenant = await connection.fetchrow(
-                "SELECT id, slug FROM tenant ORDER BY slug <> $1, created_at LIMIT 1", TENANT_SLUG
-            )
-            email, password = await _administrator(connection, tenant["id"], made or known_password)
-            return Access(
-                tenant=tenant["slug"],
-                tenant_id=tenant["id"],
-                admin_email=email,
-                admin_password=password,
-                admin_token=await _fresh_api_token(connection, tenant["id"]),
-                operator_token=await _fresh_operator_token(connection),
-                first_time=made is not None,
-            )
-    finally:
-        await connection.close()
+    async with _operator(operator_url) as connection:
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('headwater.bootstrap'))")
+        made = None
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM tenant)"):
+            made = await _first_tenant(connection)
+        tenant = await connection.fetchrow(
+            "SELECT id, slug FROM tenant ORDER BY slug <> $1, created_at LIMIT 1", TENANT_SLUG
+        )
+        email, password = await _administrator(connection, tenant["id"], made or known_password)
+        return Access(
+            tenant=tenant["slug"],
+            tenant_id=tenant["id"],
+            admin_email=email,
+            admin_password=password,
+            admin_token=await _fresh_api_token(connection, tenant["id"]),
+            operator_token=await _fresh_operator_token(connection),
+            first_time=made is not None,
+        )
 
 
 async def set_password(operator_url: str, email: str, password: str) -> None:
     """Give a person a new password and end the sessions that used the old one. Raises NotFound."""
-    connection: Any = await connect_database(operator_url, "DATABASE_OPERATOR_URL")
-    try:
-        async with connection.transaction():
-            person_id = await connection.fetchval(
-                "UPDATE person SET password_hash = $2, version = version + 1, updated_at = now() "
-                "WHERE lower(email) = lower($1) RETURNING id",
-                email, _HASHER.hash(password),
-            )  # fmt: skip
-            if person_id is None:
-                raise NotFound(f"there is no person with the e-mail address {email}")
-            await connection.execute(
-                "UPDATE refresh_token SET revoked_at = now() WHERE person_id = $1 AND revoked_at IS NULL", person_id
-            )
-    finally:
-        await connection.close()
+    password_hash = await Passwords().hash(password)
+    async with _operator(operator_url) as connection:
+        person_id = await operation.set_password(connection, email, password_hash)
+        await _record(connection, "person:set_password", f"person:{person_id}")
+
+
+async def set_operator(operator_url: str, email: str, operator: bool) -> None:
+    """Whether a person may use the platform operator's plane. Raises NotFound."""
+    async with _operator(operator_url) as connection:
+        person_id = await operation.set_operator(connection, email, operator)
+        await _record(connection, "person:set_operator", f"person:{person_id}", {"operator": operator})
+
+
+@asynccontextmanager
+async def _operator(url: str) -> AsyncIterator[Any]:
+    """One transaction on the operator's connection. Raises EngineUnreachable, EngineRefused."""
+    await (await connect_database(url, "DATABASE_OPERATOR_URL")).close()  # for its errors, which say what to do
+    async with (
+        await open_pool(url, size_max=1, application_name="headwater-up") as pool,
+        pool.acquire() as connection,
+        connection.transaction(),
+    ):
+        yield connection
 
 
 async def _first_tenant(connection: Any) -> str:
     """Returns the administrator's password."""
-    tenant_id, person_id, password = uuid7(), uuid7(), secrets.token_urlsafe(15)
-    await connection.execute("INSERT INTO tenant (id, slug, name) VALUES ($1, $2, 'Main')", tenant_id, TENANT_SLUG)
-    await connection.execute(
-        "INSERT INTO profile (id, tenant_id, name, definition) VALUES ($1, $2, 'default', '{}')", uuid7(), tenant_id
+    password = secrets.token_urlsafe(15)
+    made = await operation.create_tenant_with_owner(
+        connection,
+        slug=TENANT_SLUG,
+        name="Main",
+        email=ADMIN_EMAIL,
+        password_hash=await Passwords().hash(password),
+        owner_name="Administrator",
     )
-    await connection.execute(
-        "INSERT INTO person (id, email, name, password_hash) VALUES ($1, $2, 'Administrator', $3)",
-        person_id, ADMIN_EMAIL, _HASHER.hash(password),
-    )  # fmt: skip
-    await connection.execute(
-        "INSERT INTO membership (tenant_id, person_id, role) VALUES ($1, $2, $3)", tenant_id, person_id, Role.OWNER.value
-    )
-    await _audit(connection, tenant_id, "tenant:create", f"tenant:{tenant_id}")
+    await _record(connection, "tenant:create", f"tenant:{made.tenant_id}", {"slug": TENANT_SLUG})
     return password
 
 
@@ -112,10 +112,8 @@ async def _administrator(connection: Any, tenant_id: UUID, password: str | None)
     )  # fmt: skip
     if row is None:
         return ADMIN_EMAIL, None
-    stored = row["password_hash"]
-    if password is None or stored is None or not _opens(stored, password):
-        return row["email"], None
-    return row["email"], password
+    right = password is not None and (await Passwords().verify(row["password_hash"], password)).right
+    return row["email"], password if right else None
 
 
 async def _fresh_api_token(connection: Any, tenant_id: UUID) -> str:
@@ -124,12 +122,8 @@ async def _fresh_api_token(connection: Any, tenant_id: UUID) -> str:
         "WHERE tenant_id = $1 AND name = $2 AND created_by = $3 AND revoked_at IS NULL",
         tenant_id, TOKEN_NAME, ACTOR,
     )  # fmt: skip
-    secret = tokens.mint(tokens.API, uuid7())
-    await connection.execute(
-        "INSERT INTO api_token (id, tenant_id, name, secret_hash, permissions, created_by) VALUES ($1, $2, $3, $4, $5, $6)",
-        secret.row_id, tenant_id, TOKEN_NAME, secret.digest, sorted(ALL_PERMISSIONS), ACTOR,
-    )  # fmt: skip
-    await _audit(connection, tenant_id, "token:create", f"token:{secret.row_id}")
+    secret = await operation.mint_api_token(connection, tenant_id, TOKEN_NAME, created_by=ACTOR)
+    await AuditTrail().record(connection, system_scope(tenant_id, "up"), "token:create", f"token:{secret.row_id}")
     return secret.text
 
 
@@ -137,22 +131,10 @@ async def _fresh_operator_token(connection: Any) -> str:
     await connection.execute(
         "UPDATE operator_token SET revoked_at = now() WHERE name = $1 AND revoked_at IS NULL", TOKEN_NAME
     )
-    secret = tokens.mint(tokens.OPERATOR, uuid7())
-    await connection.execute(
-        "INSERT INTO operator_token (id, name, secret_hash) VALUES ($1, $2, $3)", secret.row_id, TOKEN_NAME, secret.digest
-    )
+    secret = await operation.mint_operator_token(connection, TOKEN_NAME)
+    await _record(connection, "operator_token:create", f"operator_token:{secret.row_id}")
     return secret.text
 
 
-async def _audit(connection: Any, tenant_id: UUID, action: str, subject: str) -> None:
-    await connection.execute(
-        "INSERT INTO audit_entry (id, tenant_id, actor, action, subject) VALUES ($1, $2, $3, $4, $5)",
-        uuid7(), tenant_id, ACTOR, action, subject,
-    )  # fmt: skip
-
-
-def _opens(stored: str, password: str) -> bool:
-    try:
-        return _HASHER.verify(stored, password)
-    except VerifyMismatchError:
-        return False
+async def _record(connection: Any, action: str, subject: str, detail: dict[str, object] | None = None) -> None:
+    await operation.record(connection, actor=ACTOR, action=action, subject=subject, detail=detail)

@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "migrate": ("migrate", "Bring the schema and the streams up to date."),
     "status": ("status", "What runs in a home, and how far it has come."),
     "doctor": ("doctor", "Say what is wrong and what to do."),
-    "person": ("person", "People: give somebody a new password."),
+    "person": ("person", "People: a new password, the platform operator's rights."),
     "devices": ("devices", "Import and export devices."),
     "dead-letters": ("dead_letters", "Messages that could not be read: list, inspect, replay."),
 }

@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 
 @app.callback()
 def person() -> None:
-    """People: give somebody a new password."""
+    """People: a new password, the platform operator's rights."""
 
 
 @app.command(epilog="Example:  headwater person password admin@headwater.local")
@@ -33,3 +33,19 @@ def password(
     settings = home_settings.read(home)
     asyncio.run(bootstrap.set_password(settings.database.operator_url, email, new))
     print(f"{email} has a new password" + ("." if ask else f" (shown once): {new}"))
+
+
+@app.command(epilog="Example:  headwater person operator admin@headwater.local")
+def operator(
+    email: str = typer.Argument(help="Whose."),
+    home: Path = typer.Option(DEFAULT_HOME, envvar="HEADWATER_HOME", help=HOME_HELP),
+    revoke: bool = typer.Option(False, "--revoke", help="Take the right away."),
+) -> None:
+    """Let a person create, suspend and delete tenants. Gives no right inside any tenant."""
+    import asyncio
+
+    from headwater.app import bootstrap, home_settings
+
+    settings = home_settings.read(home)
+    asyncio.run(bootstrap.set_operator(settings.database.operator_url, email, not revoke))
+    print(f"{email} is {'no longer ' if revoke else ''}an operator of the platform")
