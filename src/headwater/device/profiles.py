@@ -35,17 +35,6 @@ class Profile(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
-async def ensure_default_profile(connection: Any, tenant_id: UUID) -> UUID:
-    """For whoever makes a tenant. Returns the profile's id."""
-    await connection.execute(
-        "INSERT INTO profile (id, tenant_id, name, definition) VALUES ($1, $2, $3, $4)"
-        " ON CONFLICT (tenant_id, name) DO NOTHING",
-        uuid7(), tenant_id, DEFAULT, msgspec.to_builtins(ProfileDefinition()),
-    )  # fmt: skip
-    found: UUID = await connection.fetchval("SELECT id FROM profile WHERE tenant_id = $1 AND name = $2", tenant_id, DEFAULT)
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class ProfileService:
     database: Database
