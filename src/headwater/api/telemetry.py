@@ -44,7 +44,7 @@ from headwater.store import formats
 from headwater.store.formats import MEDIA_TYPE, Column, Format, Rows
 from headwater.store.formats_arrow import arrow_stream, require_arrow
 from headwater.store.latest import LatestQueries, LatestValues
-from headwater.store.query import Aggregate, AggregateAnswer, MetricName, TelemetryQueries
+from headwater.store.query import Aggregate, AggregateAnswer, MetricName, TelemetryQueries, aside
 from headwater.store.query_devices import DeviceSelection
 from headwater.store.query_errors import (
     FormatNotInstalled,
@@ -160,7 +160,8 @@ class TelemetryAnswers:
         wanted = aggregate_query(query, self.clock.now_us())
         answer = await self.queries.aggregate(scope, wanted)
         if format_ is Format.JSON:
-            return _json(_aggregated(answer, wanted.aggregates))
+            points = sum(len(series.points) for series in answer.series)
+            return await aside(points, lambda: _json(_aggregated(answer, wanted.aggregates)))
         return _stream(format_, _table(format_, aggregate_columns(answer, wanted.aggregates), aggregate_rows(answer)))
 
 
@@ -294,7 +295,13 @@ async def list_latest(
     return LatestList(await latest.latest(caller, selection, tuple(metric or ()), devices_max=LATEST_DEVICES_MAX))
 
 
-@get("/metrics", operation_id="listMetrics", permission="telemetry:read", group_scoped=True)
+@get(
+    "/metrics",
+    operation_id="listMetrics",
+    permission="telemetry:read",
+    group_scoped=True,
+    problems=(QueryTooLarge, QueryTooSlow),
+)
 async def list_metrics(
     *,
     caller: NamedDependency[TenantScope],
@@ -304,7 +311,7 @@ async def list_metrics(
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[MetricName]:
-    """The metrics that the tenant's devices have ever sent, in the order of their names."""
+    """The metrics that the tenant's devices have sent, in the order of their names."""
     name = f"metrics {prefix}"
     after = cursors.decode(name, cursor, tuple[str, str])
     rows = await telemetry_queries.metrics(caller, prefix=prefix, after=after or ("", ""), limit=limit + 1)

@@ -6,13 +6,14 @@ Every answer is bounded, in points, devices and time; the error says what to nar
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -41,6 +42,8 @@ from headwater.store.query_series import (
 from headwater.store.query_sql import RawPosition, Selection, Statement
 from headwater.tenancy.scope import TenantScope
 
+T = TypeVar("T")
+
 POINTS_MAX = 250_000
 """of one aggregated answer: about 25 MB of JSON, and a second of one core"""
 DEVICES_LISTED_MAX = 10_000
@@ -51,6 +54,8 @@ DEVICES_RAW_MAX = 1_000
 """each is asked for a page of its own"""
 RAW_VISITED_MAX = 2_000_000
 """devices times rows of a page: what the database may have to read for one page, about 3 s of it"""
+POINTS_AT_ONCE = 2_000
+"""worked on without a thread: about 5 ms"""
 METRICS_MAX = 10_000
 """as many names as a tenant may have by default"""
 STATEMENT_S_MAX = 30
@@ -159,9 +164,8 @@ class TelemetryQueries:
             found = await _numbers(connection, query, devices, series, parts=parts, starts=starts)
             found += await _documents(connection, query, devices, series, starts)
         starts[0] = max(starts[0], query.start_us)
-        return AggregateAnswer(
-            starts, list(dict.fromkeys(part.source for part in parts)), _answers(query, series, found, starts)
-        )
+        answers = await aside(len(found), lambda: _answers(query, series, found, starts))
+        return AggregateAnswer(starts, list(dict.fromkeys(part.source for part in parts)), answers)
 
     async def raw(self, scope: TenantScope, query: RawQuery) -> RawPage:
         """Raises QueryTooLarge, QueryTooSlow, NotFound, FilterInvalid."""
@@ -187,15 +191,24 @@ class TelemetryQueries:
             metrics = named if named is not None else await metrics_of(connection, rows)
         page = rows[: query.limit]
         following = _position(page[-1]) if len(rows) > query.limit else None
-        return RawPage(_messages(page, metrics), following)
+        return RawPage(await aside(len(page), lambda: _messages(page, metrics)), following)
 
     async def metrics(
         self, scope: TenantScope, *, prefix: str = "", after: tuple[str, str] = ("", ""), limit: int = 100
     ) -> list[MetricName]:
-        """In the order of name and type."""
+        """In the order of name and type; for a scope of one group, those that its devices have sent.
+
+        Raises QueryTooLarge, QueryTooSlow.
+        """
         pattern = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         async with snapshot(self.database, scope) as connection:
-            rows = await connection.fetch(query_sql.METRICS_PAGE, *after, pattern, limit)
+            ids = None
+            if scope.group_id is not None:
+                devices = await select_devices(
+                    connection, scope, DeviceSelection(), devices_max=DEVICES_LISTED_MAX, list_all=True
+                )
+                ids = [metric.id for metric in await metrics_of_devices(connection, devices or [])]
+            rows = await connection.fetch(query_sql.METRICS_PAGE, *after, pattern, limit, ids)
         return [MetricName(row["name"], MetricType(row["type"]), row["created_at"]) for row in rows]
 
 
@@ -218,6 +231,11 @@ async def run(connection: Any, statement: Statement) -> list[Any]:
     return rows
 
 
+async def aside(size: int, work: Callable[[], T]) -> T:
+    """Do what takes the time of `size` points: large answers in a thread, so that the loop goes on serving others."""
+    return work() if size <= POINTS_AT_ONCE else await asyncio.to_thread(work)
+
+
 async def metric_rows(connection: Any, names: Sequence[str]) -> list[MetricRow]:
     """Of these names; of all, where there are none. A name that nobody has sent yet has no row."""
     if names:
@@ -236,6 +254,10 @@ async def metrics_of(connection: Any, rows: Sequence[Any]) -> list[MetricRow]:
     ids = {number for row in rows for number in row["metrics"]}
     ids.update(int(key) for row in rows if row["extras"] for key in row["extras"])
     return [_metric(row) for row in await connection.fetch(query_sql.METRICS_BY_ID, list(ids))]
+
+
+async def metrics_of_devices(connection: Any, devices: Sequence[UUID]) -> list[MetricRow]:
+    return [_metric(row) for row in await connection.fetch(query_sql.METRICS_OF_DEVICES, list(devices))]
 
 
 def _metric(row: Any) -> MetricRow:
@@ -301,6 +323,10 @@ async def _numbers(
         ),
     )  # fmt: skip
     _bound(len(rows))
+    return await aside(len(rows), lambda: _read(query, numeric, partials, rows))
+
+
+def _read(query: AggregateQuery, numeric: Mapping[int, Series], partials: Sequence[str], rows: Sequence[Any]) -> _Found:
     keys = 3 if query.by_device else 2
     columns = {partial: keys + place for place, partial in enumerate(partials)}
     # Compiled once a type, because this loop is the dearest part of an answer of 100,000 points.

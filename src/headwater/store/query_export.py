@@ -14,7 +14,6 @@ import msgspec
 from headwater.clock import to_datetime
 from headwater.device.profile import MetricType
 from headwater.errors import NotFound
-from headwater.store import query_sql
 from headwater.store.formats import Column, Kind
 from headwater.store.query import (
     DEVICES_LISTED_MAX,
@@ -24,7 +23,7 @@ from headwater.store.query import (
     RawQuery,
     TelemetryQueries,
     metric_rows,
-    metrics_of,
+    metrics_of_devices,
     snapshot,
 )
 from headwater.store.query_devices import DeviceSelection, select_devices
@@ -77,7 +76,7 @@ async def message_table(
         if query.metrics:
             metrics = await metric_rows(connection, query.metrics)
         elif columns:
-            metrics = await metrics_of(connection, await connection.fetch(query_sql.LATEST, devices))
+            metrics = await metrics_of_devices(connection, devices or [])
     names = list(dict.fromkeys(query.metrics)) or sorted({metric.name for metric in metrics})
     if columns and len(names) > COLUMNS_MAX:
         raise QueryTooLarge(

@@ -29,8 +29,15 @@ METRICS_BY_ID = "SELECT id, name, type FROM metric WHERE id = ANY($1::int[])"
 METRICS_ALL = "SELECT id, name, type FROM metric ORDER BY id LIMIT $1"
 METRICS_PAGE = """
     SELECT id, name, type, created_at FROM metric
-    WHERE (name, type) > ($1, $2) AND name LIKE $3
+    WHERE (name, type) > ($1, $2) AND name LIKE $3 AND ($5::int[] IS NULL OR id = ANY($5::int[]))
     ORDER BY name, type LIMIT $4
+"""
+METRICS_OF_DEVICES = """
+    SELECT id, name, type FROM metric WHERE id IN (
+        SELECT unnest(metrics) FROM telemetry_latest WHERE device_id = ANY($1::uuid[])
+        UNION
+        SELECT jsonb_object_keys(extras)::int FROM telemetry_latest WHERE device_id = ANY($1::uuid[])
+    )
 """
 
 # A lane without rows that the roll-up has not seen must not count: its old position would make the tail reach far back.

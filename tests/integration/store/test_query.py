@@ -258,7 +258,11 @@ async def test_a_group_scope_sees_its_devices(
     assert [item.device_id for item in page.items] == [inside]
     with pytest.raises(NotFound):
         await queries.raw(scope, RawQuery(DeviceSelection((outside,)), (), START, START + 1))
+    await telemetry.latest(Stored(inside, START, {"t": 1.0, "text": "x"}))
+    await telemetry.latest(Stored(outside, START, {"hidden": 1.0}))
+    assert [metric.name for metric in await queries.metrics(scope)] == ["t", "text"]
     whole = system_scope(telemetry.tenant, "test")
+    assert [metric.name for metric in await queries.metrics(whole)] == ["hidden", "t", "text"]
     by_group = await queries.aggregate(whole, question(START, START + DAY_US, None, devices=DeviceSelection(group=group)))
     assert [series.device_id for series in by_group.series] == [inside]
     by_filter = DeviceSelection(filter=f'external_id = "{outside}"')
