@@ -57,10 +57,10 @@ class LiveGateway:
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncIterator[str]:
+async def served(app: Any, port: int = 0) -> AsyncIterator[str]:
     """The application on a real port, as the API role serves it. Yields host:port."""
     config = uvicorn.Config(
-        app, port=0, loop="none", ws="websockets-sansio", lifespan="on", log_config=None, timeout_graceful_shutdown=1
+        app, port=port, loop="none", ws="websockets-sansio", lifespan="on", log_config=None, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     server.config.load()
@@ -68,9 +68,9 @@ async def served(app: Any) -> AsyncIterator[str]:
     await until(lambda: server.started or serving.done())
     if serving.done():
         serving.result()
-    host, port = server.servers[0].sockets[0].getsockname()
+    address = server.servers[0].sockets[0].getsockname()
     try:
-        yield f"{host}:{port}"
+        yield f"{address[0]}:{address[1]}"
     finally:
         server.should_exit = True
         await serving

@@ -236,25 +236,25 @@ MAKES = (
         _metric("temperature", "Cel"), _metric("set_point", "Cel"), _metric("power", "W"),
         _metric("compressor", kind="boolean"), _metric("door_open", kind="boolean"),
     ]}, _cold_store),
-    Make("boiler", "Boiler (ThingsBoard firmware)", "mqtt3", {"metrics": [
+    Make("thingsboard-boiler", "Boiler", "mqtt3", {"metrics": [
         _metric("flow_temperature", "Cel"), _metric("return_temperature", "Cel"), _metric("pressure", "bar"),
         _metric("burner", kind="boolean"), _metric("modulation", "%"),
     ]}, _boiler, alone=True),
-    Make("tasmota-plug", "Smart plug (Tasmota)", "mqtt3", {
+    Make("tasmota-plug", "Smart plug", "mqtt3", {
         "metrics": [
             _metric("ENERGY.Power", "W"), _metric("ENERGY.Voltage", "V"), _metric("ENERGY.Current", "A"),
             _metric("ENERGY.Total", "kWh"), _metric("ENERGY.Factor"),
         ],
         "topics": [{"filter": "tele/{external_id}/SENSOR", "flatten": True, "time_key": "Time"}],
     }, _plug),
-    Make("zigbee-room", "Room sensor (Zigbee2MQTT)", "mqtt3", {
+    Make("zigbee2mqtt-room", "Room sensor", "mqtt3", {
         "metrics": [
             _metric("temperature", "Cel"), _metric("humidity", "%RH"), _metric("co2", "ppm"),
             _metric("occupancy", kind="boolean"), _metric("battery", "%"), _metric("linkquality", kind="integer"),
         ],
         "topics": [{"filter": "zigbee2mqtt/{external_id}"}],
     }, _room_sensor),
-    Make("soil-probe", "Soil probe (SenML over HTTP)", "http", {"metrics": [
+    Make("senml-soil-probe", "Soil probe", "http", {"metrics": [
         _metric("moisture", "%"), _metric("temperature", "Cel"), _metric("conductivity", "S/m"),
         _metric("raining", kind="boolean"),
     ]}, _soil_probe),

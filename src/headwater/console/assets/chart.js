@@ -51,8 +51,8 @@ export class Chart {
     this.canvas.addEventListener("pointerleave", () => hover(null));
     this.canvas.addEventListener("blur", () => hover(null));
     this.canvas.addEventListener("keydown", (event) => this.key(event, hover));
-    this.sizes = new ResizeObserver(() => this.resize());
-    this.sizes.observe(this.canvas);
+    this.sizes = new ResizeObserver(([entry]) => this.resize(entry));
+    this.observe();
     this.recolour();
   }
 
@@ -99,13 +99,23 @@ export class Chart {
     return this.now - this.range.span * (1 - Math.min(1, Math.max(0, (x - PAD.left) / width)));
   }
 
-  resize() {
-    const ratio = devicePixelRatio || 1;
-    this.width = this.canvas.clientWidth;
-    this.height = this.canvas.clientHeight || HEIGHT;
-    this.canvas.width = Math.round(this.width * ratio);
-    this.canvas.height = Math.round(this.height * ratio);
-    this.ratio = ratio;
+  observe() {
+    try {
+      this.sizes.observe(this.canvas, { box: "device-pixel-content-box" });
+    } catch {
+      this.sizes.observe(this.canvas); // a browser that does not know the size in its own pixels
+    }
+  }
+
+  /** The canvas gets exactly the pixels that it covers on the screen: text and lines stay sharp at every zoom. */
+  resize(entry) {
+    const { inlineSize: across, blockSize: down } = entry.devicePixelContentBoxSize?.[0] ?? {};
+    const { width, height } = entry.contentRect;
+    this.canvas.width = across ?? Math.round(width * devicePixelRatio);
+    this.canvas.height = down ?? Math.round(height * devicePixelRatio);
+    this.ratio = this.canvas.width / width || 1;
+    this.width = width;
+    this.height = height || HEIGHT;
     this.stale = true;
     this.draw(Date.now());
   }
@@ -140,6 +150,7 @@ export class Chart {
     const read = this.hoverAt === null ? points.at(-1) : nearest(points, this.hoverAt);
     const shown = !read ? "–" : this.flag ? (read.value >= 0.5 ? "true" : "false") : `${number(read.value)}${this.unit ? ` ${this.unit}` : ""}`;
     const spread = read && this.hoverAt !== null && !this.flag && read.low !== read.high ? `  (${number(read.low)} to ${number(read.high)})` : "";
+    this.readout.classList.toggle("reading", this.hoverAt !== null && Boolean(read));
     setText(this.readout, this.hoverAt === null || !read ? shown : `${clock(read.at)}  ${shown}${spread}`);
     this.canvas.setAttribute("aria-label", `${this.name} over the last ${this.range.label}, now ${shown}. Arrow keys read single values.`);
   }

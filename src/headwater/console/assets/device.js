@@ -108,9 +108,11 @@ export class DeviceView {
     for (const series of answer.series) {
       if (!["float", "integer", "boolean"].includes(series.type)) continue;
       const flag = series.type === "boolean";
-      this.chartOf(series.metric, flag).setHistory(series.points.map((point) => ({
-        at: time(point.at), value: Number(point.avg), low: flag ? Number(point.avg) : point.min, high: flag ? Number(point.avg) : point.max,
-      })));
+      const read = flag ? ({ avg }) => [avg, avg, avg].map(Math.round) : ({ avg, min, max }) => [avg, min, max];
+      this.chartOf(series.metric, flag).setHistory(series.points.map((point) => {
+        const [value, low, high] = read(point);
+        return { at: time(point.at), value, low, high };
+      }));
     }
     this.draw();
   }

@@ -8,7 +8,7 @@ import { firstDevice } from "./help.js";
 import { Live } from "./live.js";
 
 const PAGE = 25;
-const VALUES_SHOWN = 4;
+const VALUES_SHOWN = 3;
 const TYPING_MS = 300;
 const LOOK_AGAIN_MS = 5_000; // an empty list waits for its first device
 const SORTS = [["name", "Name"], ["-last_seen_at", "Last seen"], ["-created_at", "Newest"], ["external_id", "External id"]];
@@ -38,7 +38,7 @@ export class DevicesView {
   build() {
     this.search = h("input", {
       type: "search", id: "q", value: this.text, autocomplete: "off", spellcheck: "false", maxlength: "4000",
-      placeholder: 'Name, or a query: labels.site = "north" and connected = true', "aria-describedby": "q-problem",
+      placeholder: 'Search, or ask: labels.site = "north"', "aria-describedby": "q-problem",
     });
     this.search.addEventListener("input", () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.searched(), TYPING_MS); });
     this.search.addEventListener("keydown", (event) => { if (event.key === "Enter") this.searched(); });
@@ -171,11 +171,11 @@ class Row {
     this.chips = h("div.chips");
     const labels = Object.entries(device.labels).map(([name, text]) => h("span.label", `${name}: ${text}`));
     this.element = h("tr", { "data-device": device.id },
-      h("td", h("a.name", { href: `#/devices/${device.id}` }, device.name || device.external_id),
+      h("td.device", h("a.name", { href: `#/devices/${device.id}`, title: device.name }, device.name || device.external_id),
         h("span.sub", `${device.external_id} · ${device.profile}`)),
       h("td.state", this.dot, this.state),
       h("td.seen", this.seen),
-      h("td", this.chips),
+      h("td.latest", this.chips),
       h("td.wide", h("div.labels", labels)));
     this.element.addEventListener("click", (event) => {
       if (!event.target.closest("a") && !getSelection().toString()) location.hash = `#/devices/${device.id}`;

@@ -41,7 +41,8 @@ export function firstTelemetry(device) {
 function mosquitto(device, user) {
   const slug = session()?.tenant?.slug ?? "tenant";
   return [
-    `mosquitto_pub -h ${location.hostname} -p 1883 -q 1 -i ${user} -u ${user} -P "$PASSWORD" \\`,
+    `mosquitto_pub -h ${location.hostname} -p 1883 -q 1 -i ${user} \\`,
+    `  -u ${user} -P "$PASSWORD" \\`,
     `  -t "d/${slug}/${device}/telemetry" -m ${quoted('{"temperature": 21.5, "humidity": 48}')}`,
   ].join("\n");
 }
