@@ -46,6 +46,9 @@ class Order(StrEnum):
     DESCENDING = "desc"
 
 
+_METRIC_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": NO_NUL}
+"""`MetricText` once more: the framework tells nothing about the items of a list."""
+
 FromText = Annotated[
     str | None,
     QueryParameter(
@@ -63,7 +66,7 @@ ToText = Annotated[
 MetricNames = Annotated[
     list[MetricText] | None,
     QueryParameter(
-        name="metric", max_items=METRICS_NAMED_MAX,
+        name="metric", max_items=METRICS_NAMED_MAX, schema_extra={"items": _METRIC_SCHEMA},
         description="Metric names; repeat the parameter for several. Default: all.",
     ),
 ]  # fmt: skip
