@@ -109,10 +109,10 @@ export class Chart {
 
   /** The canvas gets exactly the pixels that it covers on the screen: text and lines stay sharp at every zoom. */
   resize(entry) {
-    const { inlineSize: across, blockSize: down } = entry.devicePixelContentBoxSize?.[0] ?? {};
+    const exact = entry.devicePixelContentBoxSize?.[0];
     const { width, height } = entry.contentRect;
-    this.canvas.width = across ?? Math.round(width * devicePixelRatio);
-    this.canvas.height = down ?? Math.round(height * devicePixelRatio);
+    this.canvas.width = pixels(exact?.inlineSize, width);
+    this.canvas.height = pixels(exact?.blockSize, height);
     this.ratio = this.canvas.width / width || 1;
     this.width = width;
     this.height = height || HEIGHT;
@@ -263,6 +263,12 @@ function* runs(points, gap) {
     run.push(point);
   }
   if (run.length) yield run;
+}
+
+/** The browser's own count, where it agrees with the ratio up to rounding (an emulated screen does not). */
+function pixels(exact, size) {
+  const computed = Math.round(size * devicePixelRatio);
+  return Math.abs((exact ?? Infinity) - computed) <= 1 ? exact : computed;
 }
 
 function nearest(points, at) {
