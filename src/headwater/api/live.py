@@ -11,7 +11,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, WebSocket, get, post, websocket
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
 from litestar.response import Stream
 
 from headwater.api import auth, problems
@@ -36,7 +37,7 @@ RETRY_MS = 2_000
 NAMES_LENGTH_MAX = 40_000
 """1,000 device ids with commas"""
 
-Names = Annotated[str | None, Parameter(max_length=NAMES_LENGTH_MAX, description="Separated by commas.")]
+Names = Annotated[str | None, QueryParameter(max_length=NAMES_LENGTH_MAX, description="Separated by commas.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ class LiveService:
 
 
 @post("/live/tickets", operation_id="createLiveTicket", permission="telemetry:read", group_scoped=True)
-async def create_ticket(request: Request[Any, Any, Any], caller: TenantScope, live: LiveService) -> Ticket:
+async def create_ticket(
+    request: Request[Any, Any, Any], caller: NamedDependency[TenantScope], live: NamedDependency[LiveService]
+) -> Ticket:
     """A ticket for one connection to the event stream, for a browser's EventSource, which cannot send headers."""
     return live.tickets.issue(auth.credential_of(request))
 
@@ -63,16 +66,20 @@ async def create_ticket(request: Request[Any, Any, Any], caller: TenantScope, li
      problems=(Unauthenticated, TicketInvalid, NotFound, SelectionTooWide, TooManyWatchers))  # fmt: skip
 async def watch_events(
     request: Request[Any, Any, Any],
-    live: LiveService,
-    identification: Identification,
+    live: NamedDependency[LiveService],
+    identification: NamedDependency[Identification],
     *,
     devices: Names = None,
-    group: UUID | None = None,
-    q: Annotated[str | None, Parameter(max_length=2_000, description="A device filter.")] = None,
+    group: Annotated[UUID | None, QueryParameter(description="A device group.")] = None,
+    q: Annotated[str | None, QueryParameter(max_length=2_000, description="A device filter.")] = None,
     kinds: Names = None,
     metrics: Names = None,
-    ticket: Annotated[str | None, Parameter(max_length=4_096, description="In place of an Authorization header.")] = None,
-    last_event_id: Annotated[str | None, Parameter(max_length=40, description="In place of a Last-Event-ID header.")] = None,
+    ticket: Annotated[
+        str | None, QueryParameter(max_length=4_096, description="In place of an Authorization header.")
+    ] = None,
+    last_event_id: Annotated[
+        str | None, QueryParameter(max_length=40, description="In place of a Last-Event-ID header.")
+    ] = None,
 ) -> Stream:
     """Server-sent events, from now on or behind the last event seen. Needs `telemetry:read`, by header or ticket."""
     wanted = wanted_of(_each(devices, UUID, "devices"), group, q)
@@ -148,7 +155,9 @@ def _each(text: str | None, kind: Any, parameter: str) -> list[Any]:
 
 
 @websocket("/live", public=True)
-async def watch_socket(socket: WebSocket[Any, Any, Any], live: LiveService, identification: Identification) -> None:
+async def watch_socket(
+    socket: WebSocket[Any, Any, Any], live: NamedDependency[LiveService], identification: NamedDependency[Identification]
+) -> None:
     """Needs `telemetry:read`, by header or with the first message."""
     await Conversation(socket, live.running_hub, identification).run()
 

@@ -66,6 +66,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 http="httptools",
                 ws="websockets-sansio",
                 ws_max_size=WEBSOCKET_BYTES_MAX,
+                # A live event is some 250 bytes: compressing it costs more than it saves, and a window for each watcher.
+                ws_per_message_deflate=False,
                 lifespan="on",
                 access_log=False,
                 log_config=None,
