@@ -23,30 +23,44 @@ class DomainError(Exception):
 
 
 class NotFound(DomainError):
+    """There is no such thing, or not for you."""
+
     code = "resource.not_found"
 
 
 class Conflict(DomainError):
+    """It does not fit with what is there."""
+
     code = "resource.conflict"
 
 
 class VersionConflict(DomainError):
+    """It has changed since you looked: read it again, and decide again."""
+
     code = "resource.version_conflict"
 
 
 class Invalid(DomainError):
+    """The request is not what the API's description asks for; `errors` names each member and parameter."""
+
     code = "request.invalid"
 
 
 class Unauthenticated(DomainError):
+    """No credential, or none that is known here."""
+
     code = "auth.unauthenticated"
 
 
 class Forbidden(DomainError):
+    """The credential is good, but not for this."""
+
     code = "auth.forbidden"
 
 
 class QuotaExceeded(DomainError):
+    """More than the quotas allow; Retry-After says when it may go again."""
+
     code = "quota.exceeded"
 
     def __init__(self, detail: str, *, retry_after_s: float, **fields: object) -> None:

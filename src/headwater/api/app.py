@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from litestar import Litestar, Router
+from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.handlers import BaseRouteHandler
-from litestar.routes import HTTPRoute
 
 from headwater.api import auth, edge, problems
+from headwater.api.handlers import handlers_of
 from headwater.api.idempotency import Once
 from headwater.api.limits import RequestLimits
 from headwater.api.pagination import Cursors
@@ -47,7 +47,8 @@ def create_app(services: APIServices, nouns: Sequence[Noun] = NOUNS) -> Litestar
         exception_handlers=problems.HANDLERS,
         before_send=[edge.headers_hook(https=services.public_url.startswith("https:"), methods=methods)],
         lifespan=[_lifespan(built)],
-        openapi_config=None,  # which would add routes of its own; openapi.py describes the app
+        openapi_config=None,  # which would add routes of its own; description.py describes the app
+        state=State({"nouns": tuple(nouns)}),
         # The process that runs us has configured logging.
         logging_config=None,
         debug=False,
@@ -57,18 +58,6 @@ def create_app(services: APIServices, nouns: Sequence[Noun] = NOUNS) -> Litestar
         for path in paths:
             methods.setdefault(path, {"OPTIONS"}).update(getattr(handler, "http_methods", ()))
     return app
-
-
-def handlers_of(app: Litestar) -> list[tuple[BaseRouteHandler, set[str]]]:
-    """Every handler that answers something of its own, with its paths."""
-    found: dict[int, tuple[BaseRouteHandler, set[str]]] = {}
-    for route in app.routes:
-        handlers: Sequence[Any] = route.route_handlers if isinstance(route, HTTPRoute) else [route.route_handler]
-        for handler in handlers:
-            # The framework's own answer to OPTIONS only repeats the methods of the path.
-            if getattr(handler, "http_methods", None) != {"OPTIONS"}:
-                found.setdefault(id(handler), (handler, set()))[1].add(route.path_format)
-    return list(found.values())
 
 
 def _router(noun: Noun, made: Built) -> Router:

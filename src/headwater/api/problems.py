@@ -72,8 +72,6 @@ STATUS: dict[str, int] = {
     "tenant.slug_taken": 409,
     "tenant.quota_reached": 429,
     "token.permission_not_held": 403,
-    # started with wrong settings: never an answer to a request
-    "settings.invalid": 500,
     # the registry
     "filter.invalid": 400,
     "sort.position_invalid": 409,

@@ -45,7 +45,10 @@ def decode(body: bytes, expected: Any) -> Any:
 def _errors(body: bytes, expected: Any, first: msgspec.ValidationError) -> list[dict[str, str]]:
     """All wrong members of an object, not only the first that the decoder met."""
     found = {_error(first)["name"]: _error(first)}
-    raw = msgspec.json.decode(body)
+    try:
+        raw = msgspec.json.decode(body)
+    except msgspec.DecodeError:  # it is no JSON either, further on
+        raw = None
     if isinstance(raw, dict) and isinstance(expected, type) and issubclass(expected, msgspec.Struct):
         for member in msgspec.structs.fields(expected):
             if member.encode_name in raw:
@@ -53,7 +56,8 @@ def _errors(body: bytes, expected: Any, first: msgspec.ValidationError) -> list[
                     msgspec.convert(raw[member.encode_name], member.type)
                 except msgspec.ValidationError as error:
                     one = _error(error)
-                    one["name"] = member.encode_name + one["name"]
+                    inside = one["name"]
+                    one["name"] = member.encode_name + (f".{inside}" if inside[:1] not in {"", "["} else inside)
                     found.setdefault(one["name"], one)
             elif member.required:
                 found.setdefault(

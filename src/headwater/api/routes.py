@@ -7,6 +7,7 @@ from headwater.api import (
     dead_letters,
     device_files,
     devices,
+    docs,
     groups,
     health,
     live,
@@ -36,5 +37,6 @@ NOUNS: tuple[Noun, ...] = (
     dead_letters.NOUN,
     live.NOUN,
     operator.NOUN,
+    docs.NOUN,
     console.NOUN,
 )

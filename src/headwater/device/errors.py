@@ -32,6 +32,8 @@ class ProfileInvalid(Invalid):
 
 
 class ProfileInUse(Conflict):
+    """Devices still have this profile: give them another first."""
+
     code = "profile.in_use"
 
 
@@ -52,10 +54,14 @@ class DeviceDecommissioned(Conflict):
 
 
 class CredentialLimit(Conflict):
+    """The device has as many usable credentials as it may: revoke one first."""
+
     code = "credential.limit"
 
 
 class GroupInvalid(Invalid):
+    """A group's field is out of its bounds, or does not fit its kind; `field` says which."""
+
     code = "group.invalid"
 
 

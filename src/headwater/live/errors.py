@@ -6,6 +6,8 @@ from headwater.errors import DomainError, Invalid, QuotaExceeded, Unauthenticate
 
 
 class TooManyWatchers(QuotaExceeded):
+    """The tenant has as many watchers at once as its quotas allow."""
+
     code = "live.too_many_watchers"
 
 
