@@ -11,17 +11,17 @@ from tests.support import engines, tenants
 
 
 @pytest.fixture(scope="session")
-def _postgres() -> Iterator[engines.TestPostgres]:
+def postgres_server() -> Iterator[engines.TestPostgres]:
     with engines.postgres_server() as server:
         yield server
 
 
 @pytest.fixture
-def database_urls(_postgres: engines.TestPostgres) -> Iterator[engines.DatabaseURLs]:
+def database_urls(postgres_server: engines.TestPostgres) -> Iterator[engines.DatabaseURLs]:
     """A fresh migrated database: `.app`, `.writer`, `.operator` and `.owner` (superuser) are asyncpg URLs."""
-    name = engines.in_a_loop_of_its_own(_postgres.create())
-    yield _postgres.urls(name)
-    engines.in_a_loop_of_its_own(_postgres.drop(name))
+    name = engines.in_a_loop_of_its_own(postgres_server.create())
+    yield postgres_server.urls(name)
+    engines.in_a_loop_of_its_own(postgres_server.drop(name))
 
 
 @pytest.fixture

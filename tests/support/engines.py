@@ -103,10 +103,11 @@ class TestPostgres:
         finally:
             await connection.close()
 
-    async def create(self) -> str:
+    async def create(self, template: str = TEMPLATE) -> str:
+        """Of `template0`: one that was never migrated."""
         name = f"test_{secrets.token_hex(6)}"
         await self._execute(
-            f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}",
+            f"CREATE DATABASE {name} TEMPLATE {template}",
             # A setting of a database is not part of what a template passes on.
             f"ALTER DATABASE {name} SET search_path = headwater, pg_catalog",
         )

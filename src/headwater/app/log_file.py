@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -26,8 +27,9 @@ class LogFile:
                 self._rotate()
             self._file.write(data)
             self._size += len(data)
-        except OSError:
-            return
+        except (OSError, ValueError):  # ValueError: closed, because it could not be opened again
+            with suppress(OSError):
+                self._file = self._open()
 
     def tail(self, lines: int = 20) -> str:
         with self.path.open("rb") as file:

@@ -77,7 +77,7 @@ class Paper:
 
 async def until(condition) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # whatever the paper processes do, it takes turns of the loop
             await asyncio.sleep(0)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import socket
+from pathlib import Path
 
 from headwater.errors import DomainError
 
@@ -24,7 +26,20 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago; whoever starts a server on it must be ready to ask again."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, below those that the kernel gives to outgoing connections.
+
+    A client that keeps trying to reach a server that restarts would now and then be given the server's own port, connect
+    to itself, and keep the server from coming back.
+    """
+    lowest = _ephemeral_lowest()
+    while True:
+        port = random.randrange(max(1024, lowest - 16_000), lowest)  # noqa: S311  # not a secret
+        if is_free(port) and is_free(port, "0.0.0.0"):  # noqa: S104  # asked, not served
+            return port
+
+
+def _ephemeral_lowest() -> int:
+    try:
+        return max(4096, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]))
+    except OSError:
+        return 32_768
