@@ -34,6 +34,7 @@ lint: setup ## Formatting, style, types, the committed API description
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m headwater.api.openapi --check
+	@$(BIN)/python scripts/settings_reference.py --check
 
 openapi: setup ## Write openapi/v1.json from the code
 	@$(BIN)/python -m headwater.api.openapi --write
