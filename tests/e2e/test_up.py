@@ -14,9 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from tests.support.engines import scratch_home
+from tests.support.engines import in_a_loop_of_its_own, scratch_home
 from tests.support.installation import Installation, alive, installation, until
 
 import headwater
@@ -193,6 +194,27 @@ def test_as_an_ordinary_user(directory):
         everything = up.descendants()
         assert up.stop(signal.SIGINT) == 0
         assert alive(everything) == []
+
+
+def test_with_engines_of_others(directory, postgres_server, nats_url):
+    """Settings that name engines win: `up` migrates and uses them, and runs none of its own."""
+    name = in_a_loop_of_its_own(postgres_server.create("template0"))
+    urls, address = postgres_server.urls(name), urlsplit(nats_url)
+    environment = {
+        "HEADWATER_DATABASE_OWNER_URL": urls.owner,
+        "HEADWATER_DATABASE_URL": urls.app,
+        "HEADWATER_DATABASE_WRITER_URL": urls.writer,
+        "HEADWATER_DATABASE_OPERATOR_URL": urls.operator,
+        "HEADWATER_NATS_URL": f"nats://{address.hostname}:{address.port}",
+        "HEADWATER_NATS_USER": address.username or "",
+        "HEADWATER_NATS_PASSWORD": address.password or "",
+    }
+    with installation(directory, environment=environment) as up:
+        ready = up.up()
+        assert set(up.children()) == {"worker-0", "gateway-0", "api"}
+        assert get(ready, "/api/v1/health") == {"status": "ok", "database": "ok", "nats": "ok"}
+        assert up.stop() == 0
+    in_a_loop_of_its_own(postgres_server.drop(name))
 
 
 def ordinary_python() -> tuple[list[str], dict[str, str]]:

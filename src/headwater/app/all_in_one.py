@@ -24,6 +24,7 @@ from headwater.app.child import Child, State
 from headwater.app.engine_checks import check_nats, connect_database
 from headwater.app.engines.ports import PortTaken, is_free
 from headwater.app.home import ChildState, Home, Up
+from headwater.app.process import give_memory_back
 from headwater.app.program import Program
 from headwater.app.ready_file import ReadyFile
 from headwater.app.settings import Settings
@@ -133,6 +134,7 @@ class AllInOne:
         self._up = Up(headwater.__version__, os.getpid(), self._started_at, self._urls())
         self._write_up()
         self._terminal.ready(ready, access.first_time)
+        give_memory_back()  # of hashing a password
         if self._options.demo:
             self._terminal.progress(f"starting {self._options.demo} simulated devices")
             await self._supervisor.start([role_programs.fleet(ready_file.path, self._options.demo, environment)])

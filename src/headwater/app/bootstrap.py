@@ -41,15 +41,16 @@ class Access:
 
 async def bootstrap(operator_url: str, known_password: str | None = None) -> Access:
     """known_password: an earlier `admin_password`; handed back if it still opens the door."""
+    passwords = Passwords()
     async with _operator(operator_url) as connection:
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext('headwater.bootstrap'))")
         made = None
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM tenant)"):
-            made = await _first_tenant(connection)
+            made = await _first_tenant(connection, passwords)
         tenant = await connection.fetchrow(
             "SELECT id, slug FROM tenant ORDER BY slug <> $1, created_at LIMIT 1", TENANT_SLUG
         )
-        email, password = await _administrator(connection, tenant["id"], made or known_password)
+        email, password = await _administrator(connection, tenant["id"], made, known_password, passwords)
         return Access(
             tenant=tenant["slug"],
             tenant_id=tenant["id"],
@@ -88,7 +89,7 @@ async def _operator(url: str) -> AsyncIterator[Any]:
         yield connection
 
 
-async def _first_tenant(connection: Any) -> str:
+async def _first_tenant(connection: Any, passwords: Passwords) -> str:
     """Returns the administrator's password."""
     password = secrets.token_urlsafe(15)
     made = await operation.create_tenant_with_owner(
@@ -96,15 +97,17 @@ async def _first_tenant(connection: Any) -> str:
         slug=TENANT_SLUG,
         name="Main",
         email=ADMIN_EMAIL,
-        password_hash=await Passwords().hash(password),
+        password_hash=await passwords.hash(password),
         owner_name="Administrator",
     )
     await _record(connection, "tenant:create", f"tenant:{made.tenant_id}", {"slug": TENANT_SLUG})
     return password
 
 
-async def _administrator(connection: Any, tenant_id: UUID, password: str | None) -> tuple[str, str | None]:
-    """The owner whom we made, or the oldest; with the password if that is his or hers."""
+async def _administrator(
+    connection: Any, tenant_id: UUID, made: str | None, known: str | None, passwords: Passwords
+) -> tuple[str, str | None]:
+    """The owner whom we made, or the oldest; with the password: made now, or known and still right."""
     row = await connection.fetchrow(
         "SELECT p.email, p.password_hash FROM person p JOIN membership m ON m.person_id = p.id "
         "WHERE m.tenant_id = $1 AND m.role = $2 ORDER BY p.email <> $3, m.created_at LIMIT 1",
@@ -112,8 +115,9 @@ async def _administrator(connection: Any, tenant_id: UUID, password: str | None)
     )  # fmt: skip
     if row is None:
         return ADMIN_EMAIL, None
-    right = password is not None and (await Passwords().verify(row["password_hash"], password)).right
-    return row["email"], password if right else None
+    if made is None and known is not None and (await passwords.verify(row["password_hash"], known)).right:
+        return row["email"], known
+    return row["email"], made
 
 
 async def _fresh_api_token(connection: Any, tenant_id: UUID) -> str:

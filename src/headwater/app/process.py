@@ -39,3 +39,10 @@ def start_time(pid: int) -> str | None:
         return None
     fields = text.rpartition(")")[2].split()  # the name in parentheses may hold blanks
     return None if fields[0] in {"Z", "X"} else fields[19]
+
+
+def give_memory_back() -> None:
+    """Hand what the C library keeps for later back to the system, where it can: for a process that has done its work and
+    now only watches."""
+    if _libc is not None and hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
