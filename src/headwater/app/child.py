@@ -15,6 +15,7 @@ from headwater.app.back_off import BackOff
 from headwater.app.log_file import LogFile
 from headwater.app.program import Program, Running, Spawn, spawn
 
+CURABLE_S = 2.0
 LOUD_LINES_MAX = 5
 LOUD_WINDOW_S = 10.0
 """More of a child's errors than this would hide everything else on the terminal; the log file has them all."""
@@ -62,6 +63,7 @@ class Child:
         self._back_off = BackOff()
         self._running: Running | None = None
         self._starting = asyncio.Lock()
+        self._ill = asyncio.Event()
         self._stopping = False
         self._loud_since = 0.0
         self._loud_lines = 0
@@ -127,10 +129,13 @@ class Child:
         self.pid = running.pid
         self._enter(State.STARTING)
         watching = asyncio.ensure_future(self._await_ready(running))
+        self._ill.clear()
+        curing = asyncio.ensure_future(self._cure(running))
         try:
             return await running.wait()
         finally:
             watching.cancel()
+            curing.cancel()
             running.kill_group()  # what it started and left behind
             self._running, self.pid = None, None
 
@@ -149,6 +154,16 @@ class Child:
         if self.restarts:
             self._say(f"{self.program.name} is ready again")
 
+    async def _cure(self, running: Running) -> None:
+        """End it when it is ill and can be cured; `run` starts it again."""
+        await self._ill.wait()
+        self._say(f"{self.program.name} cannot work any more and is started again as soon as that can help")
+        while not self.program.curable():
+            await self._sleep(CURABLE_S)
+        running.send(self.program.stop_signal)
+        await self._sleep(self.program.stop_s)
+        running.send(self.program.kill_signal)
+
     def _enter(self, state: State) -> None:
         if self._stopping and state not in {State.STOPPING, State.STOPPED}:
             return
@@ -157,7 +172,10 @@ class Child:
 
     def _output(self, data: bytes) -> None:
         self.log.write(data)
+        ill = self.program.ill
         for line in data.splitlines():
+            if ill is not None and ill.search(line):
+                self._ill.set()
             if self.program.loud.search(line):
                 self._say_loud(line.decode(errors="replace")[:500])
 

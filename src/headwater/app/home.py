@@ -163,10 +163,10 @@ class Home:
 
     def write_pid(self, name: str, pid: int | None) -> None:
         path = self.run / f"{name}.pid"
-        if pid is None:
-            path.unlink(missing_ok=True)
-        else:
-            with suppress(OSError):
+        with suppress(OSError):  # as above
+            if pid is None:
+                path.unlink(missing_ok=True)
+            else:
                 write_private(path, f"{pid} {start_time(pid)}\n")
 
     def end_leftovers(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -23,6 +24,9 @@ _LOUD_POSTGRES = re.compile(
     rb"PANIC|FATAL(?!.*(starting up|shutting down|terminating connection|recovery mode|not yet accept))"
 )
 _LOUD_NATS = re.compile(rb"\[FTL\]|\[ERR\] (?!.*(Authorization|authentication|Client))|JetStream.*(disabled|out of)")
+_ILL_NATS = re.compile(rb"critical write error|JetStream out of|will be DISABLED")
+"""After a write that failed (a full disk) a stream stores nothing more, even when there is room again."""
+ROOM_BYTES_MIN = 256 << 20
 
 
 def plan(given: Settings, home: Home, taken: Collection[int], say: Callable[[str], None]) -> tuple[Settings, list[Program]]:
@@ -115,6 +119,9 @@ def _nats_program(server: NATSServer, settings: NATSSettings) -> Program:
         async with nats_once(settings) as client:
             await ensure(client.jetstream(), settings.topology)
 
+    def has_room() -> bool:
+        return shutil.disk_usage(server.directory).free >= ROOM_BYTES_MIN
+
     return Program(
         name="nats",
         argv=server.argv,
@@ -126,4 +133,6 @@ def _nats_program(server: NATSServer, settings: NATSSettings) -> Program:
         stop_s=30,
         death_signal=signal.SIGTERM,
         loud=_LOUD_NATS,
+        ill=_ILL_NATS,
+        curable=has_room,
     )

@@ -43,6 +43,10 @@ class Program:
     death_signal: int = signal.SIGKILL
     """what the kernel sends it when the supervisor dies"""
     loud: re.Pattern[bytes] = LOUD
+    ill: re.Pattern[bytes] | None = None
+    """a line of its output after which it lives on but does not work until it is started again"""
+    curable: Callable[[], bool] = lambda: True
+    """would starting it again help now?"""
 
 
 class Running(Protocol):

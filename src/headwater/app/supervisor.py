@@ -55,7 +55,9 @@ class Supervisor:
         """The last group first. Safe to call again while it runs."""
         while self._groups:
             group = self._groups[-1]
-            await asyncio.gather(*(child.stop() for child in group))
+            for problem in await asyncio.gather(*(child.stop() for child in group), return_exceptions=True):
+                if problem is not None:
+                    self._say(f"stopping: {type(problem).__name__}: {problem}")
             for child in group:
                 task = self._tasks.pop(child, None)
                 if task is not None:

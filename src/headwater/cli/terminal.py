@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
@@ -24,18 +25,23 @@ class UpTerminal:
         self._started = time.monotonic()
 
     def progress(self, text: str) -> None:
-        self._console.print(f"[dim]{self._seconds()}[/dim] {escape(text)}")
+        self._print(f"[dim]{self._seconds()}[/dim] {escape(text)}")
 
     def problem(self, text: str) -> None:
-        self._console.print(f"[dim]{self._seconds()}[/dim] [yellow]{escape(text)}[/yellow]")
+        self._print(f"[dim]{self._seconds()}[/dim] [yellow]{escape(text)}[/yellow]")
 
     def ready(self, ready: Ready, first_time: bool) -> None:
         table = Table.grid(padding=(0, 2))
         for label, value in self._rows(ready, first_time):
             table.add_row(f"[bold]{label}[/bold]", escape(value))
         title = f"Headwater is ready ({time.monotonic() - self._started:.1f} s)"
-        self._console.print(Panel(table, title=title, border_style="green", expand=False))
-        self._console.print("Ctrl-C drains and stops everything.")
+        self._print(Panel(table, title=title, border_style="green", expand=False))
+        self._print("Ctrl-C drains and stops everything.")
+
+    def _print(self, what: RenderableType) -> None:
+        # A terminal that is gone must not end what it watched; rich ends the program where a pipe is broken.
+        with suppress(OSError, SystemExit):
+            self._console.print(what)
 
     def _rows(self, ready: Ready, first_time: bool) -> list[tuple[str, str]]:
         rows = [

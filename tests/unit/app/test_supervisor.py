@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from contextlib import suppress
 
 import pytest
 
 from headwater.app.back_off import CAP_S, FIRST_S, WELL_S, BackOff
-from headwater.app.child import Child, State
+from headwater.app.child import CURABLE_S, Child, State
 from headwater.app.log_file import LogFile
 from headwater.app.program import EXIT_CONFIG, Program
 from headwater.app.supervisor import FAILURES_MAX, StartFailed, Supervisor
@@ -138,6 +139,25 @@ async def test_what_cannot_be_started_is_tried_again(tmp_path):
     await until(lambda: child.state is State.READY)
     assert (len(tries), child.restarts) == (3, 2)
     assert "no room" in child.log.tail()
+    await child.stop()
+    await life
+
+
+async def test_one_that_says_it_cannot_work_is_started_again_once_that_helps(tmp_path):
+    paper = Paper()
+    room = [False, False, True]
+    program = Program("nats", ("nats",), ill=re.compile(rb"critical write error"), curable=lambda: room.pop(0), stop_s=99)
+    child = paper.child(program, tmp_path)
+    life = asyncio.create_task(child.run())
+    await until(lambda: child.state is State.READY)
+    child._output(b"[ERR] a message was too large\n")
+    await until(lambda: child.state is State.READY)
+    child._output(b"[ERR] stream critical write error: no space left on device\n")
+    await until(lambda: len(paper.processes) == 2)
+    told = [event for event, _ in paper.events if event != "SIGKILL"]  # for which its patience, of paper, was over at once
+    assert told == ["start", "SIGTERM", "start"]
+    assert paper.slept[:2] == [CURABLE_S, CURABLE_S]
+    await until(lambda: child.state is State.READY)
     await child.stop()
     await life
 

@@ -121,11 +121,15 @@ def write_private(path: Path, text: str, account: Account | None = None) -> None
     """Replace a file as a whole; mode 0600, readable by the account only. Never follows a link that lies at `path`."""
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        if account is not None:
-            os.fchown(file.fileno(), account.uid, account.gid)
-        file.write(text)
-    scratch.replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            if account is not None:
+                os.fchown(file.fileno(), account.uid, account.gid)
+            file.write(text)
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def _make(directory: Path, mode: int) -> None:
