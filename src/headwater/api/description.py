@@ -12,7 +12,7 @@ same bytes, so a difference to the committed `openapi/v1.json` is a difference o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast, get_args, get_origin
 
 import msgspec
@@ -121,6 +121,8 @@ class _Types:
             wanted.extend(t for t in (_body(handler), _answer(handler), *_answers(handler).values()) if t is not None)
         unique = list(dict.fromkeys(wanted))
         schemas, components = msgspec.json.schema_components(unique, ref_template=REF)
+        for name, member in _times(unique):
+            _mark_time(components[name]["properties"][member])
         self.components: dict[str, Any] = _tidy(components)
         self._schemas = dict(zip(unique, (_tidy(schema) for schema in schemas), strict=True))
 
@@ -144,6 +146,42 @@ class _Types:
         if isinstance(schema.get("items"), dict):
             schema["items"] = self.parameter(schema["items"])
         return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in schema.items()}
+
+
+def _times(types: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """(component, member) of each time. msgspec says `date-time` only where a zone is demanded; all of ours have one."""
+    waiting: list[Any] = list(msgspec.inspect.multi_type_info(types))
+    seen: set[type] = set()
+    while waiting:
+        info = waiting.pop()
+        if isinstance(info, msgspec.inspect.StructType) and info.cls not in seen:
+            seen.add(info.cls)
+            for member in info.fields:
+                parts = _parts(member.type)
+                if any(isinstance(part, msgspec.inspect.DateTimeType) for part in parts):
+                    yield info.cls.__name__, member.encode_name
+                waiting.extend(parts)
+        elif not isinstance(info, msgspec.inspect.StructType):
+            waiting.extend(part for part in _parts(info) if part is not info)
+
+
+def _parts(info: Any) -> list[Any]:
+    """What a union, a list, a mapping or an annotated type is made of; otherwise itself."""
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _parts(info.type)
+    if isinstance(info, msgspec.inspect.UnionType):
+        return [part for one in info.types for part in _parts(one)]
+    if isinstance(info, msgspec.inspect.DictType):
+        return _parts(info.value_type)
+    if isinstance(info, msgspec.inspect.CollectionType):
+        return _parts(info.item_type)
+    return [info]
+
+
+def _mark_time(schema: dict[str, Any]) -> None:
+    for part in schema.get("anyOf", [schema]):
+        if part.get("type") == "string":
+            part.setdefault("format", "date-time")
 
 
 def _tidy(schema: Any) -> Any:

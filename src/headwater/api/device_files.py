@@ -96,7 +96,7 @@ def _tells(result: LineResult) -> bool:
 
 
 @get("/devices/export", operation_id="exportDevices", permission="device:read", group_scoped=True,
-     response_types=("text/csv", NDJSON), problems=(FilterInvalid, ExportTooWide))  # fmt: skip
+     media_types={200: ("text/csv", NDJSON)}, problems=(FilterInvalid, ExportTooWide))  # fmt: skip
 async def export_devices(
     caller: TenantScope,
     exports: ExportService,
