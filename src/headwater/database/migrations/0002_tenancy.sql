@@ -93,7 +93,7 @@ CREATE TABLE device_group (
     tenant_id    uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
     name         text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     kind         text NOT NULL CHECK (kind IN ('static', 'query')),
-    query        text,                               -- device/search.py; only where kind = 'query'
+    query        text,                               -- device/filter.py; only where kind = 'query'
     description  text NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
     version      bigint NOT NULL DEFAULT 1,
     created_at   timestamptz NOT NULL DEFAULT now(),
