@@ -1,0 +1,64 @@
+"""Partitions of telemetry and of its roll-ups: made ahead, and on demand for what comes late.
+
+Days more than `DAYS_MAX` in the past or in the future share the default partition: a clock gone mad must not make a
+thousand tables. The function in the database does the work with its owner's rights; here is only which ones are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date, timedelta
+from typing import Any
+
+from headwater.clock import Clock
+
+DAYS_MAX = 90
+DAYS_AHEAD = 3
+"""A worker that nobody looks after over a long weekend does not run out of days."""
+DAY_US = 86_400_000_000
+_EPOCH = date(1970, 1, 1)
+
+
+class PartitionKeeper:
+    """Knows which partitions are there; asks the database once for each of the others."""
+
+    def __init__(self, pool: Any, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._known: set[tuple[str, date]] = set()
+
+    async def ensure(self, days: set[int]) -> None:
+        """Days of telemetry, counted from 1970-01-01."""
+        today = self._clock.now_us() // DAY_US
+        await self._ensure("telemetry", (_EPOCH + timedelta(days=day) for day in days if abs(day - today) <= DAYS_MAX))
+
+    async def ensure_rollups(self, first: date, last: date) -> None:
+        """Weeks of 1-minute and months of 1-hour roll-ups, as far as they lie within the limits."""
+        today = _EPOCH + timedelta(days=self._clock.now_us() // DAY_US)
+        first, last = max(first, today - timedelta(days=DAYS_MAX)), min(last, today + timedelta(days=DAYS_MAX))
+        days = [first + timedelta(days=i) for i in range((last - first).days + 1)]
+        await self._ensure("telemetry_1m", days)
+        await self._ensure("telemetry_1h", days)
+
+    async def make_ahead(self) -> None:
+        today = self._clock.now_us() // DAY_US
+        await self.ensure(set(range(today, today + DAYS_AHEAD + 1)))
+        day = _EPOCH + timedelta(days=today)
+        await self.ensure_rollups(day, day + timedelta(days=DAYS_AHEAD))
+
+    async def _ensure(self, parent: str, days: Iterable[date]) -> None:
+        for starts, ends in {span(parent, day) for day in days}:
+            if (parent, starts) not in self._known:
+                await self._pool.execute("SELECT telemetry_partition_create($1, $2, $3)", parent, starts, ends)
+                self._known.add((parent, starts))
+
+
+def span(parent: str, day: date) -> tuple[date, date]:
+    """First day of the partition that a day falls into, and first day after it: a day, a week from Monday, a month."""
+    if parent == "telemetry":
+        return day, day + timedelta(days=1)
+    if parent == "telemetry_1m":
+        monday = day - timedelta(days=day.weekday())
+        return monday, monday + timedelta(days=7)
+    first = day.replace(day=1)
+    return first, (first + timedelta(days=31)).replace(day=1)

@@ -1,0 +1,361 @@
+"""The store's consumer: record batches become rows, exactly once.
+
+Owns the transaction. It moves the lane's position first, then copies telemetry and events, merges latest values and
+attributes, and commits all of it or nothing; the session that does so holds the lane's lock. Whatever dies, the next
+session goes on from the position that is durable, and the stream still has everything behind it.
+
+Its commits do not wait for the disk (`synchronous_commit = off`). Position and rows are in one transaction, so a PostgreSQL
+that crashes forgets both or neither, and the lane reads the forgotten part again from the stream. That holds only while the
+stream keeps what PostgreSQL might forget: the trimmer commits with `synchronous_commit = on` before it purges, which
+flushes everything before it (stream/trim.py).
+
+What cannot be stored never stops a lane: a record that PostgreSQL refuses is found by halving, inside savepoints, and goes
+to the tenant's dead letters; a batch that cannot be decoded goes to those of the platform. What PostgreSQL cannot do now
+(it is away, full, read-only, chose us as a deadlock's victim) ends the session, and the consumer tries again for ever.
+
+A record that may be a repetition (`Flag.RESENT`) is stored only where no identical row is. Its first copy may wait in
+another lane, so such a record waits until no lane has anything older to do. A gateway that still repeats a publish while the
+device has already connected elsewhere and sent again can put the copies in the wrong order; that one is stored twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+
+from headwater.clock import to_datetime
+from headwater.store.columns import TIME_MAX_US, TIME_MIN_US, copy_data
+from headwater.store.metrics import MetricCatalog, Refusal
+from headwater.store.writer_attributes import merge_attributes
+from headwater.store.writer_batch import DAY_US, Batch, Item, Refused, Shapes, is_storable
+from headwater.store.writer_devices import KnownDevices, activate, look_up
+from headwater.stream import subjects
+from headwater.stream.envelope import DeadLetter, Record, UnknownEnvelope, decode_batch, encode_batch, encode_dead_letter
+from headwater.stream.position import move_position
+from headwater.stream.reader import Delivery
+
+log = structlog.get_logger(__name__)
+
+CONSUMER = "store"
+PLATFORM = UUID(int=0)
+"""Whose dead letters hold what names no tenant."""
+RECORD_CONTENT_TYPE = "application/vnd.headwater.records+msgpack"
+"""A dead letter's payload is a record batch of one."""
+LETTER_BYTES_MAX = 900_000
+"""Below NATS's default max_payload of 1 MiB."""
+FRONTIER_PAUSE_S = 0.05
+PERMANENT = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+"""Classes 22, 23, 54: the same row would be refused again, whenever it comes."""
+
+_TEMPORARY_TABLES = """
+CREATE TEMP TABLE IF NOT EXISTS latest_incoming (LIKE telemetry_latest) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE IF NOT EXISTS resent_incoming (LIKE telemetry) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE IF NOT EXISTS resent_event_incoming (LIKE event) ON COMMIT DELETE ROWS;
+"""
+_MERGE_LATEST = """
+INSERT INTO telemetry_latest AS known
+SELECT * FROM latest_incoming ORDER BY device_id, metric_set
+ON CONFLICT (device_id, metric_set) DO UPDATE SET
+    observed_at = excluded.observed_at, received_at = excluded.received_at, epoch = excluded.epoch,
+    record = excluded.record, metrics = excluded.metrics, numbers = excluded.numbers, extras = excluded.extras
+WHERE (excluded.observed_at, excluded.epoch, excluded.record) > (known.observed_at, known.epoch, known.record)
+"""
+_INSERT_RESENT = """
+INSERT INTO telemetry
+SELECT DISTINCT ON (device_id, observed_at, metrics, numbers, extras) * FROM resent_incoming AS new
+WHERE NOT EXISTS (
+    SELECT FROM telemetry AS old
+    WHERE old.device_id = new.device_id AND old.observed_at = new.observed_at
+      AND old.metrics = new.metrics AND old.numbers = new.numbers AND old.extras IS NOT DISTINCT FROM new.extras)
+"""
+_INSERT_RESENT_EVENTS = """
+INSERT INTO event
+SELECT DISTINCT ON (device_id, observed_at, name, data) * FROM resent_event_incoming AS new
+WHERE NOT EXISTS (
+    SELECT FROM event AS old
+    WHERE old.device_id = new.device_id AND old.observed_at = new.observed_at
+      AND old.name = new.name AND old.data IS NOT DISTINCT FROM new.data)
+"""
+
+PublishDead = Callable[[str, bytes, str], Awaitable[object]]
+"""(subject, payload, message id), done when stored."""
+
+
+class Partitions(Protocol):
+    async def ensure(self, days: set[int]) -> None:
+        """Make room for rows of these days, counted from 1970-01-01."""
+
+
+class Frontier(Protocol):
+    async def lowest_pending(self, lane: int) -> int | None:
+        """The lowest stream sequence that any other lane has not stored yet; None where there is none."""
+
+
+@dataclass(slots=True)
+class StoreCounts:
+    """Since the process began."""
+
+    records: int = 0
+    batches: int = 0
+    rows: int = 0
+    dropped: int = 0
+    dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreParts:
+    """What all lanes of a process share."""
+
+    known: KnownDevices
+    partitions: Partitions
+    frontier: Frontier
+    publish_dead: PublishDead
+    counts: StoreCounts
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Deliveries that go into one transaction, decoded.
+
+    groups      (position, records) of each batch of the stream
+    refused     records that the columns cannot hold
+    registered  devices that speak for the first time
+    span        of observed_at
+    """
+
+    groups: list[tuple[int, list[Record]]]
+    undecodable: list[tuple[Delivery, str]]
+    deliveries: int
+    resent: bool
+    refused: list[Refused] = field(default_factory=list)
+    registered: set[bytes] = field(default_factory=set)
+    span: tuple[int, int] = (0, 0)
+
+    def keep(self, wanted: Callable[[Record], bool]) -> int:
+        """Returns how many records are not kept."""
+        before = sum(len(records) for _, records in self.groups)
+        self.groups = [(sequence, list(filter(wanted, records))) for sequence, records in self.groups]
+        return before - sum(len(records) for _, records in self.groups)
+
+
+class StoreWork:
+    """One lane's writing, for as long as one session lives."""
+
+    def __init__(self, connection: Any, lane: int, parts: StoreParts) -> None:
+        self._connection = connection
+        self._lane = lane
+        self._parts = parts
+        self._catalog = MetricCatalog(connection)
+        self._shapes = Shapes(lane, self._catalog)
+        self._ready = False
+        parts.known.clear()
+
+    async def apply(self, deliveries: Sequence[Delivery], *, position: int, offset: int) -> int:
+        if not self._ready:
+            await self._connection.execute(_TEMPORARY_TABLES)
+            self._ready = True
+        chunk = _decode(deliveries, offset)
+        if chunk.resent:
+            chunk = await self._without_older_elsewhere(deliveries, offset)
+            if not chunk.deliveries:
+                await asyncio.sleep(FRONTIER_PAUSE_S)
+                return 0
+        await self._admit(chunk)
+        batch = Batch(self._shapes)
+        for sequence, records in chunk.groups:
+            batch.add(records, sequence)
+            # At once, so that only the first of many messages of a new kind takes the long way.
+            await self._resolve(batch)
+        for delivery, reason in chunk.undecodable:
+            await self._bury_batch(delivery, reason)
+        to = deliveries[chunk.deliveries - 1].sequence + offset
+        try:
+            async with self._connection.transaction():
+                await move_position(self._connection, CONSUMER, self._lane, expected=position, to=to)
+                await self._write(batch)
+                await self._finish(chunk, batch, to)
+        except PERMANENT as error:
+            log.warning("batch_refused", lane=self._lane, reason=f"{type(error).__name__}: {error}")
+            async with self._connection.transaction():
+                await move_position(self._connection, CONSUMER, self._lane, expected=position, to=to)
+                batch = await self._write_halves(_items(chunk.groups))
+                await self._finish(chunk, batch, to)
+        self._parts.known.add(chunk.registered)
+        counts = self._parts.counts
+        counts.batches += 1
+        counts.records += sum(len(records) for _, records in chunk.groups)
+        counts.rows += len(batch.rows) + len(batch.resent_rows)
+        return chunk.deliveries
+
+    async def _without_older_elsewhere(self, deliveries: Sequence[Delivery], offset: int) -> _Chunk:
+        """Up to the first batch with a repetition; or, where that is the first, as far as no other lane lags behind."""
+        plain = 0
+        while not _decode(deliveries[plain : plain + 1], offset).resent:
+            plain += 1
+        if plain:
+            return _decode(deliveries[:plain], offset)
+        pending = await self._parts.frontier.lowest_pending(self._lane)
+        ready = [delivery for delivery in deliveries if pending is None or delivery.sequence < pending]
+        return _decode(ready, offset)
+
+    async def _admit(self, chunk: _Chunk) -> None:
+        """Take out records that the columns cannot hold and those of deleted devices; make room for the days of the rest."""
+        everything = [record for _, records in chunk.groups for record in records]
+        devices = {record.device for record in everything}
+        times = [record.observed_at for record in everything]
+        if not everything:
+            return
+        if (
+            min(times) < TIME_MIN_US
+            or max(times) > TIME_MAX_US
+            or any(len(name) != 16 for name in devices | {record.tenant for record in everything})
+        ):
+            for sequence, ordinal, record in ((s, i, r) for s, records in chunk.groups for i, r in enumerate(records)):
+                if not is_storable(record):
+                    refusal = Refusal("record.not_storable", "an id or a time out of range")
+                    chunk.refused.append(Refused(Item(record, sequence, ordinal), refusal))
+            chunk.keep(is_storable)
+            await self._admit(chunk)
+            return
+        unknown = self._parts.known.unknown(devices)
+        if unknown:
+            existing, chunk.registered = await look_up(self._connection, unknown)
+            self._parts.known.add(existing - chunk.registered)
+            if gone := unknown - existing:
+                self._parts.counts.dropped += chunk.keep(lambda record: record.device not in gone)
+        chunk.span = (min(times), max(times))
+        await self._parts.partitions.ensure({time // DAY_US for time in times})
+
+    async def _resolve(self, batch: Batch) -> None:
+        if not batch.unresolved:
+            return
+        await self._catalog.resolve(batch.missing_metrics())
+        batch.retry_unresolved()
+        for item in batch.unresolved:
+            batch.refuse(item, "record.not_storable", "more metrics than a worker can remember")
+        batch.unresolved = []
+
+    async def _write(self, batch: Batch) -> None:
+        """All statements of a batch, each over all of its rows, tables and rows in the same order in every lane."""
+        await self._copy("telemetry", batch.rows)
+        await self._copy("event", batch.events)
+        if batch.resent_rows:
+            await self._copy("resent_incoming", batch.resent_rows)
+            await self._connection.execute(_INSERT_RESENT)
+        if batch.resent_events:
+            await self._copy("resent_event_incoming", batch.resent_events)
+            await self._connection.execute(_INSERT_RESENT_EVENTS)
+        if latest := batch.latest_rows():
+            await self._copy("latest_incoming", latest)
+            await self._connection.execute(_MERGE_LATEST)
+        if batch.attributes:
+            await merge_attributes(self._connection, batch.attributes)
+
+    async def _copy(self, table: str, rows: list[bytes]) -> None:
+        if rows:
+            # By device: an index takes neighbours for a third less (store/columns.py).
+            rows.sort()
+            # As a memoryview, because asyncpg takes bytes for the name of a file.
+            await self._connection.copy_to_table(table, source=memoryview(copy_data(rows)), format="binary")
+
+    async def _write_halves(self, items: Sequence[Item]) -> Batch:
+        """The same, where something in it is refused: halve until it stands alone, and leave it out."""
+        batch = Batch(self._shapes)
+        for item in items:
+            batch.add_item(item)
+        await self._resolve(batch)
+        try:
+            async with self._connection.transaction():
+                await self._write(batch)
+        except PERMANENT as error:
+            if len(items) > 1:
+                middle = len(items) // 2
+                first, second = await self._write_halves(items[:middle]), await self._write_halves(items[middle:])
+                for name in ("rows", "resent_rows", "refused"):
+                    getattr(first, name).extend(getattr(second, name))
+                return first
+            batch = Batch(self._shapes)
+            batch.refuse(items[0], "record.refused_by_database", f"{type(error).__name__}: {error}")
+        return batch
+
+    async def _finish(self, chunk: _Chunk, batch: Batch, to: int) -> None:
+        """The rest of the transaction. Dead letters are stored before it commits: rather twice than not at all."""
+        if chunk.registered:
+            await activate(self._connection, chunk.registered)
+        count = len(batch.rows) + len(batch.resent_rows)
+        if count:
+            await self._connection.execute(
+                """
+                INSERT INTO telemetry_ledger AS known (lane, sequence, rows, observed_from, observed_to)
+                VALUES ($1, $2, $3, $4, $5)
+                ON CONFLICT (lane, sequence) DO UPDATE SET
+                    rows = known.rows + excluded.rows,
+                    observed_from = least(known.observed_from, excluded.observed_from),
+                    observed_to = greatest(known.observed_to, excluded.observed_to)
+                """,
+                self._lane, to, count, *map(to_datetime, chunk.span),
+            )  # fmt: skip
+        for refused in (*chunk.refused, *batch.refused):
+            await self._bury(refused)
+
+    async def _bury(self, refused: Refused) -> None:
+        record, sequence, ordinal = refused.item
+        letter = DeadLetter(
+            device=record.device,
+            source=CONSUMER,
+            topic=subjects.up(self._lane),
+            code=refused.refusal.code,
+            detail=refused.refusal.detail[:1000],
+            received_at=record.received_at,
+            payload=encode_batch([record])[:LETTER_BYTES_MAX],
+            content_type=RECORD_CONTENT_TYPE,
+        )
+        tenant = UUID(bytes=record.tenant) if len(record.tenant) == 16 else PLATFORM
+        await self._publish(tenant, letter, f"store-{self._lane}-{sequence}-{ordinal}")
+
+    async def _bury_batch(self, delivery: Delivery, reason: str) -> None:
+        letter = DeadLetter(
+            device=b"",
+            source=CONSUMER,
+            topic=subjects.up(self._lane),
+            code="record.undecodable",
+            detail=reason[:1000],
+            received_at=0,
+            payload=delivery.data[:LETTER_BYTES_MAX],
+            content_type=RECORD_CONTENT_TYPE,
+        )
+        await self._publish(PLATFORM, letter, f"store-{self._lane}-{delivery.sequence}")
+
+    async def _publish(self, tenant: UUID, letter: DeadLetter, message_id: str) -> None:
+        await self._parts.publish_dead(subjects.dead(tenant), encode_dead_letter(letter), message_id)
+        self._parts.counts.dead_letters += 1
+
+
+def _decode(deliveries: Sequence[Delivery], offset: int) -> _Chunk:
+    groups: list[tuple[int, list[Record]]] = []
+    undecodable: list[tuple[Delivery, str]] = []
+    resent = False
+    for delivery in deliveries:
+        try:
+            records = decode_batch(delivery.data)
+        except (msgspec.MsgspecError, UnknownEnvelope, ValueError) as error:
+            undecodable.append((delivery, f"{type(error).__name__}: {error}"))
+            continue
+        groups.append((delivery.sequence + offset, records))
+        resent = resent or any(record.flags for record in records)
+    return _Chunk(groups, undecodable, len(deliveries), resent)
+
+
+def _items(groups: Sequence[tuple[int, list[Record]]]) -> list[Item]:
+    return [Item(record, sequence, i) for sequence, records in groups for i, record in enumerate(records)]
