@@ -1,0 +1,115 @@
+"""QoS 2 in both directions (MQTT 5, section 4.3.3), where the limits allow it."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.protocols.sessions import awaiting, connected, publishes, sent
+
+from headwater.protocols.mqtt import (
+    Limits,
+    Phase,
+    ProtocolFailed,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    ServerSession,
+    encode_packet,
+)
+
+LIMITS = Limits(maximum_qos=2, receive_maximum=3)
+
+
+def receive(session: ServerSession, *packets: object) -> list[object]:
+    return session.receive(b"".join(encode_packet(packet, session.protocol_level) for packet in packets), 0.0)
+
+
+@pytest.mark.parametrize("level", [3, 4, 5])
+def test_a_message_is_delivered_once(level: int) -> None:
+    session = connected(level, LIMITS)
+    publish = Publish("a/b", b"x", 2, packet_id=4)
+    again = Publish("a/b", b"x", 2, dup=True, packet_id=4)
+    assert receive(session, publish) == [publish]
+    assert receive(session, again) == []  # not stored yet: its PUBREC answers both
+    assert sent(session) == []
+    session.acknowledge_many([4])
+    assert sent(session) == [PubRec(4)]
+    assert receive(session, again) == []
+    assert sent(session) == [PubRec(4)]  # [MQTT-4.3.3-10]
+    assert receive(session, PubRel(4)) == [PubRel(4)]
+    assert sent(session) == [PubComp(4)]  # [MQTT-4.3.3-11]
+    assert receive(session, publish) == [publish]  # [MQTT-4.3.3-12]
+
+
+def test_a_refused_message_is_over() -> None:
+    session = connected(5, LIMITS)
+    publish = Publish("a/b", b"x", 2, packet_id=4)
+    receive(session, publish)
+    session.acknowledge(4, 0x97)
+    assert sent(session) == [PubRec(4, 0x97)]
+    assert receive(session, publish) == [publish]  # [MQTT-4.3.3-9]
+
+
+def test_a_release_of_nothing() -> None:
+    for level, reason in ((5, 0x92), (4, 0)):
+        session = connected(level, LIMITS)
+        assert receive(session, PubRel(9)) == []
+        assert sent(session) == [PubComp(9, reason)]
+
+
+def test_a_release_before_its_receipt_is_a_fault() -> None:
+    session = connected(5, LIMITS)
+    assert [type(event) for event in receive(session, Publish("a", b"", 2, packet_id=1), PubRel(1))] == [
+        Publish,
+        ProtocolFailed,
+    ]
+
+
+def test_receipts_of_both_levels_keep_their_order() -> None:
+    session = connected(4, LIMITS)
+    session.receive(publishes(1) + publishes(2, qos=2) + publishes(3), 0.0)
+    session.acknowledge_many([3, 2])
+    assert sent(session) == []
+    session.acknowledge_many([1])
+    assert sent(session) == [PubAck(1), PubRec(2), PubAck(3)]
+
+
+def test_the_receive_maximum_counts_until_the_release() -> None:
+    session = connected(5, LIMITS)
+    session.receive(publishes(1, 2, 3, level=5, qos=2), 0.0)
+    session.acknowledge_many([1, 2, 3])
+    assert receive(session, PubRel(2)) == [PubRel(2)]
+    assert len(session.receive(publishes(7, level=5), 0.0)) == 1
+    assert [event.reason for event in session.receive(publishes(8, level=5), 0.0)] == [0x93]
+
+
+def test_a_resumed_session_knows_what_it_has_received() -> None:
+    session = awaiting(4, LIMITS, clean_start=False)
+    session.accept(0.0, session_present=True, received=[5])
+    session.take_outgoing()
+    assert session.receive(publishes(5, qos=2), 0.0) == []
+    assert sent(session) == [PubRec(5)]
+
+
+def test_sending() -> None:
+    session = connected(5, LIMITS)
+    assert session.publish("a", b"x", 2) == 1
+    assert session.publish("a", b"y", 2) == 2
+    sent(session)
+    assert receive(session, PubRec(1)) == [PubRec(1)]
+    assert sent(session) == [PubRel(1)]  # [MQTT-4.3.3-4]
+    assert receive(session, PubRec(1)) == []  # again: our PUBREL was lost with an earlier connection
+    assert sent(session) == [PubRel(1)]
+    assert receive(session, PubAck(1)) == []
+    assert session.send_window == 98
+    assert receive(session, PubComp(1)) == [PubComp(1)]
+    assert receive(session, PubComp(1)) == []
+    assert receive(session, PubRec(2, 0x97)) == [PubRec(2, 0x97)]  # [MQTT-4.4.0-2]
+    assert session.send_window == 100
+    assert receive(session, PubRec(2)) == []
+    assert sent(session) == [PubRel(2, 0x92)]
+    session.release(9)  # what a resumed session had got so far
+    assert sent(session) == [PubRel(9)]
+    assert receive(session, PubComp(9)) == [PubComp(9)]
+    assert session.phase is Phase.CONNECTED
