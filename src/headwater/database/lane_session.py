@@ -6,6 +6,7 @@ for a while, so its holder speaks up now and then.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import asyncpg
@@ -52,3 +53,13 @@ async def open_lane_session(url: str, application_name: str, *, synchronous_comm
         connection.terminate()
         raise
     return connection
+
+
+def lock_key(name: str) -> int:
+    """A name's first half of a two-part advisory lock; a positive int4, so it reads the same in pg_locks."""
+    return zlib.crc32(f"headwater.{name}".encode()) >> 1
+
+
+async def try_lock(connection: Any, name: str, number: int) -> bool:
+    """Hold it for as long as this session lives; False where another session does."""
+    return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1::int, $2::int)", lock_key(name), number))

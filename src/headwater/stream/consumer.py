@@ -21,8 +21,8 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
-from headwater.database.lane_session import PING_S
-from headwater.stream.position import PositionLost, lock_key, read_position, stream_offset, try_lock
+from headwater.database.lane_session import PING_S, lock_key, try_lock
+from headwater.stream.position import PositionLost, read_position, stream_offset
 from headwater.stream.reader import Delivery, OrderedReader
 from headwater.stream.topology import Consumer
 

@@ -32,15 +32,6 @@ class PositionLost(Exception):
     """The position is not what this session thinks: start over from what it is."""
 
 
-def lock_key(name: str) -> int:
-    """A name's first half of a two-part advisory lock; a positive int4, so it reads the same in pg_locks."""
-    return zlib.crc32(f"headwater.{name}".encode()) >> 1
-
-
-async def try_lock(connection: Any, name: str, lane: int) -> bool:
-    return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1::int, $2::int)", lock_key(name), lane))
-
-
 async def read_position(connection: Any, consumer: str, lane: int) -> int:
     await connection.execute(
         "INSERT INTO ingest_position (consumer, lane) VALUES ($1, $2) ON CONFLICT DO NOTHING", consumer, lane
