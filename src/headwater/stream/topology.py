@@ -56,10 +56,9 @@ class Consumer:
     """subjects.UP (one position a lane) or subjects.CONTROL (one position a partition)"""
 
 
-CONSUMERS = (
-    Consumer("store", subjects.UP),
-    Consumer("presence", subjects.CONTROL),
-)
+STORE = Consumer("store", subjects.UP)
+PRESENCE = Consumer("presence", subjects.CONTROL)
+CONSUMERS = (STORE, PRESENCE)
 
 
 def streams(topology: Topology) -> tuple[StreamConfig, ...]:

@@ -1,0 +1,83 @@
+"""The worker role: reads top to bottom, from settings to the consumers and duties that it shares with other workers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+from nats.aio.msg import Msg
+
+from headwater.app import readiness
+from headwater.app.connections import connect_nats
+from headwater.app.settings import Settings, require
+from headwater.clock import SystemClock
+from headwater.database import duty
+from headwater.database.lane_session import open_lane_session
+from headwater.database.session import open_pool
+from headwater.store.partitions import PartitionKeeper
+from headwater.store.writer import StoreCounts, StoreParts, StoreWork
+from headwater.store.writer_devices import KnownDevices
+from headwater.store.writer_frontier import StreamFrontier
+from headwater.stream import subjects
+from headwater.stream.consumer import LaneConsumer
+from headwater.stream.publisher import Publisher
+from headwater.stream.topology import STORE, ensure
+from headwater.stream.trim import TrimDuty
+
+log = structlog.get_logger(__name__)
+
+STORE_LINGER_S = 0.05
+"""A round of the store gathers this long: fewer and larger transactions, for a delay far below what a person notices."""
+POOL_SIZE_MAX = 4
+"""Partitions, and how far other lanes are: rare questions, none of which holds a lane up for long."""
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Work until `stop`; then finish what is under way."""
+    async with AsyncExitStack() as stack:
+        writer_url = require(settings.database.writer_url, "DATABASE_WRITER_URL")
+        topology, clock = settings.nats.topology, SystemClock()
+        pool = await open_pool(writer_url, size_max=POOL_SIZE_MAX, application_name="headwater-worker")
+        stack.callback(pool.terminate)
+        nats = await connect_nats(settings.nats, name=settings.worker.name)
+        stack.push_async_callback(nats.close)
+        jetstream = nats.jetstream()
+        await ensure(jetstream, topology)
+
+        publisher = Publisher(jetstream)
+        partitions = PartitionKeeper(pool, clock)
+        await partitions.make_ahead()
+        known = KnownDevices()
+        await nats.subscribe(f"{subjects.REGISTRY}.*.device.*", cb=partial(_forget, known))
+
+        async def publish_dead(subject: str, payload: bytes, message_id: str) -> object:
+            return await publisher.publish(subject, payload, message_id=message_id)
+
+        store = StoreParts(known, partitions, StreamFrontier(pool, jetstream, topology.lanes), publish_dead, StoreCounts())
+        connect = partial(open_lane_session, writer_url)
+        # Position and rows are in one transaction: a crash forgets both, and the stream still has them (stream/trim.py).
+        connect_store = partial(open_lane_session, writer_url, synchronous_commit=False)
+        consumers = [
+            LaneConsumer(
+                STORE, topology.lanes, client=nats, connect=connect_store,
+                make_work=lambda session, lane: StoreWork(session, lane, store), linger_s=STORE_LINGER_S,
+            ),
+        ]  # fmt: skip
+        duties: list[duty.Duty] = [TrimDuty(jetstream, topology)]
+
+        async with asyncio.TaskGroup() as group:
+            for consumer in consumers:
+                group.create_task(consumer.run(stop))
+            for each in duties:
+                group.create_task(duty.serve(each, connect, stop))
+            readiness.announce_ready()
+            log.info("worker_ready", name=settings.worker.name)
+
+
+async def _forget(known: KnownDevices, message: Msg) -> Any:
+    """A device changed: ask about it again."""
+    known.forget(UUID(hex=message.subject.rpartition(".")[2]).bytes)
