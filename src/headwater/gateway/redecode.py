@@ -12,8 +12,9 @@ import msgspec
 from headwater.device.principal import Principal
 from headwater.gateway.mqtt.routes import Route, resolve
 from headwater.ingest.decoders import decoder_of
-from headwater.ingest.errors import PayloadMalformed, Rejected
+from headwater.ingest.errors import PayloadMalformed
 from headwater.ingest.profile_compiled import CompiledProfile, CompiledProfiles, Observed
+from headwater.stream.dead_letters import NotReplayable
 from headwater.stream.envelope import DeadLetter, Flag, Kind, Record, UnknownEnvelope, decode_batch
 
 RECORDS = "application/vnd.headwater.records+msgpack"
@@ -21,7 +22,7 @@ RECORDS = "application/vnd.headwater.records+msgpack"
 _EVENTS = "/v1/events/"
 
 
-class TopicNotIngested(Rejected):
+class TopicNotIngested(NotReplayable):
     """The topic or path means no records for this device, or not any more."""
 
     code = "dead_letter.topic_not_ingested"
@@ -32,7 +33,7 @@ class Redecoder:
         self._profiles = profiles
 
     def __call__(self, principal: Principal, letter: DeadLetter) -> list[Record]:
-        """Raises Rejected."""
+        """Raises Rejected, NotReplayable."""
         if letter.content_type == RECORDS:
             return _records(principal, letter)
         profile = self._profiles.get(principal.profile)

@@ -18,7 +18,7 @@ from headwater.device.principal import Principal
 from headwater.errors import DomainError
 from headwater.ingest.errors import Rejected
 from headwater.stream import subjects
-from headwater.stream.dead_letters import DeadLetterMissing, DeadLetters, StoredLetter
+from headwater.stream.dead_letters import DeadLetterMissing, DeadLetters, NotReplayable, StoredLetter
 from headwater.stream.envelope import DeadLetter, Record, encode_batch
 from headwater.stream.publisher import Publisher
 
@@ -30,10 +30,10 @@ _LANE = 0
 FindPrincipals = Callable[[set[UUID]], Awaitable[dict[UUID, Principal]]]
 """The tenant's devices as they are now; a device that is gone is absent."""
 Redecode = Callable[[Principal, DeadLetter], list[Record]]
-"""Raises Rejected."""
+"""Raises Rejected, NotReplayable."""
 
 
-class DeviceGone(Rejected):
+class DeviceGone(NotReplayable):
     """The device of the letter does not exist any more."""
 
     code = "dead_letter.device_gone"
@@ -76,7 +76,7 @@ class Replay:
             if principal is None:
                 raise DeviceGone("the device of this letter does not exist any more")
             records = self._redecode(principal, letter)
-        except Rejected as error:
+        except (Rejected, NotReplayable) as error:
             return Replayed(stored.sequence, error=error)
         if records:
             # received_at tells letters apart whose stream was made anew and counts from 1 again.

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError as StreamMissing
 
-from headwater.errors import NotFound
+from headwater.errors import DomainError, NotFound
 from headwater.stream import subjects
 from headwater.stream.direct_get import BATCH_MAX, StoredMessage, read_from
 from headwater.stream.envelope import DeadLetter, decode_dead_letter
@@ -31,6 +31,10 @@ class DeadLetterMissing(NotFound):
     """It never was this tenant's, or it has expired, was deleted or replayed."""
 
     code = "dead_letter.not_found"
+
+
+class NotReplayable(DomainError):
+    """Nothing is wrong with the payload, but the letter has no way any more. Who replays is told; no device ever is."""
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True):

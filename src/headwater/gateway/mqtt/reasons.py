@@ -17,7 +17,6 @@ ADMINISTRATIVE = 0x98
 PAYLOAD_INVALID = 0x99
 
 REASONS: dict[str, int] = {
-    "auth.forbidden": NOT_AUTHORISED,
     "auth.unauthenticated": BAD_CREDENTIALS,
     "device.refused": BAD_CREDENTIALS,
     "device.suspended": NOT_AUTHORISED,
