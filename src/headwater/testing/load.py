@@ -1,21 +1,32 @@
 """An MQTT load generator: many connections in one thread, QoS 0 or 1, a window of unacknowledged messages on each.
 
 Written on epoll and plain sockets, because a load generator shares the machine with what it measures: at a window of 20 it
-costs about a microsecond a message. It counts every acknowledgement and times it; it never sends again what was not
-acknowledged, so what it counts is what the broker promised.
+costs half a microsecond a message, at a window of 1 what the kernel takes for a send and a receive. It counts every
+acknowledgement and times it; it never sends again what was not acknowledged, so what it counts is what the broker promised.
+
+Each message is five metrics, one of which, `sent_us`, is the time at which it was made (microseconds since 1970) and differs
+from every other of its device: whoever looks at the stored rows can tell a lost message from a doubled one.
+
+A connection is lost when it ends, or when it is answered with anything else than the PUBACKs that are due, in the order of
+their messages [MQTT-4.6.0-2].
 
     python -m headwater.testing.load --port 1883 --connections 100 --window 20 --seconds 10 --credentials FILE
+    python -m headwater.testing.load --port 1883 --connections 20000 --hold     # connect, and stay until standard input ends
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import resource
 import select
 import socket
-import struct
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,8 +35,16 @@ HANDSHAKES_MAX = 256
 """Connections being opened at once: a start, not a storm."""
 CONNECTS_PER_SOURCE = 20_000
 """Loopback addresses to spread over, because one address has fewer than 28,000 ports to offer."""
+CONNECT_S = 120.0
 GRACE_S = 10.0
-PAYLOAD = b'{"ts":%d,"values":{"temperature":%d.5,"humidity":40.25,"pressure":1013.2,"battery":3.61,"n":%d}}'
+"""For the last acknowledgements; what has none after that counts as not acknowledged."""
+FILES_SPARE = 64
+BODY = b'{"ts":%013d,"values":{"temperature":%02d.5,"humidity":40.25,"pressure":1013.2,"battery":3.61,"sent_us":%016d}}'
+"""Of one length, whatever the numbers: what stands before it in a packet can be made once."""
+BODY_BYTES = len(BODY % (0, 0, 0))
+LATENCY_STEP_S = 10e-6
+LATENCY_STEPS = 500_000
+"""Latencies are counted, not kept: 4 MB hold those of any number of messages, to 10 us, up to 5 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +70,37 @@ class Load:
 
 @dataclass(slots=True)
 class Result:
+    """seconds       from the first message to the last acknowledgement
+    lost          connections that ended, or that were answered wrongly
+    cpu_s         of this process while it exchanged messages: near `seconds`, and it measured itself
+    latency_us    from a message's send to its PUBACK; to 10 us, beyond 5 s only `max` says how much
+    """
+
     connections: int = 0
     refused: int = 0
+    connect_s: float = 0.0
     lost: int = 0
     sent: int = 0
     acknowledged: int = 0
     seconds: float = 0.0
     acknowledged_per_s: float = 0.0
+    cpu_s: float = 0.0
     latency_us: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Peer:
+    """heads       what stands before the body of a PUBLISH, by packet identifier, twice round
+    waiting     (when, how many) of the messages that are not acknowledged yet, oldest first
+    rest        the beginning of a PUBACK
+    unsent      what the socket did not take yet
+    """
+
     socket: socket.socket
-    prefix: bytes
-    """of a PUBLISH behind its fixed header: the topic"""
+    heads: list[bytes]
     sent: int = 0
     acknowledged: int = 0
-    sent_at: list[float] = field(default_factory=list)
+    waiting: deque[tuple[float, int]] = field(default_factory=deque)
     rest: bytes = b""
     unsent: bytes = b""
     up: bool = False
@@ -80,56 +112,93 @@ def read_credentials(path: Path) -> list[Credentials]:
 
 
 def run(load: Load, credentials: list[Credentials] | None = None) -> Result:
-    result = Result()
+    return _with_connections(load, credentials, lambda group: _Exchange(load, group).run())
+
+
+def hold(load: Load, credentials: list[Credentials] | None = None) -> Result:
+    """Connect, say so on standard output, stay connected until standard input ends, and say how many were lost."""
+
+    def stay(group: _Connections) -> None:
+        _say(group.result)
+        sys.stdin.read()
+        for number, _ in group.poll.poll(0, group.result.connections + 1):
+            group.result.lost += number in group.peers and not group.peers[number].socket.recv(1)
+
+    return _with_connections(load, credentials, stay)
+
+
+@dataclass(slots=True)
+class _Connections:
+    poll: select.epoll
+    peers: dict[int, _Peer]
+    """by file number"""
+    result: Result
+
+
+def _with_connections(load: Load, credentials: list[Credentials] | None, use: Callable[[_Connections], None]) -> Result:
     people = credentials or [Credentials(f"load-{i}") for i in range(load.connections)]
     if len(people) < load.connections:
         raise ValueError(f"{load.connections} connections need as many credentials, there are {len(people)}")
+    _raise_file_limit(load.connections + FILES_SPARE)
+    # Nothing here is part of a cycle, and walking through 20,000 connections would look like a slow broker.
+    gc.disable()
+    result = Result()
     poll = select.epoll()
-    peers = _connect(load, people[: load.connections], poll, result)
+    opened: list[socket.socket] = []
     try:
-        _exchange(load, peers, poll, result)
+        peers = _connect(load, people[: load.connections], poll, result, opened)
+        use(_Connections(poll, peers, result))
     finally:
-        for peer in peers.values():
-            peer.socket.close()
+        for one in opened:
+            one.close()
         poll.close()
+        gc.enable()
     return result
 
 
 # -- connecting -------------------------------------------------------------------------------------------------------------
 
 
-def _connect(load: Load, people: list[Credentials], poll: select.epoll, result: Result) -> dict[int, _Peer]:
+def _connect(
+    load: Load, people: list[Credentials], poll: select.epoll, result: Result, opened: list[socket.socket]
+) -> dict[int, _Peer]:
+    """Those whom the broker took, by file number."""
+    heads: dict[str, list[bytes]] = {}
     peers: dict[int, _Peer] = {}
-    waiting: set[int] = set()
+    waiting: dict[int, _Peer] = {}
+    start = time.monotonic()
     todo = iter(enumerate(people))
-    exhausted = False
-    give_up = time.monotonic() + 120
-    while (waiting or not exhausted) and time.monotonic() < give_up:
-        while len(waiting) < HANDSHAKES_MAX and not exhausted:
+    more = True
+    while (waiting or more) and time.monotonic() < start + CONNECT_S:
+        while more and len(waiting) < HANDSHAKES_MAX:
             following = next(todo, None)
             if following is None:
-                exhausted = True
+                more = False
                 break
-            peer = _open(load, *following)
-            peers[peer.socket.fileno()] = peer
-            waiting.add(peer.socket.fileno())
-            poll.register(peer.socket, select.EPOLLIN)
+            connection = _open(load, *following)
+            opened.append(connection)
+            topic = load.topic.replace("{username}", following[1].username or following[1].client_id)
+            if topic not in heads:
+                heads[topic] = _heads(topic, load)
+            waiting[connection.fileno()] = _Peer(connection, heads[topic])
+            poll.register(connection, select.EPOLLIN)
         for number, _ in poll.poll(1.0):
-            if number not in waiting:
+            peer = waiting.pop(number, None)
+            if peer is None:
                 continue
-            waiting.discard(number)
-            peer = peers[number]
-            answer = _receive(peer)
-            if len(answer) >= 4 and answer[0] == 0x20 and answer[3] == 0:
-                peer.up = True
-                result.connections += 1
+            answer = _receive(peer, 4)
+            peer.up = len(answer) == 4 and answer[0] == 0x20 and answer[3] == 0
+            if peer.up:
+                peers[number] = peer
             else:
-                result.refused += 1
                 poll.unregister(number)
-    return {number: peer for number, peer in peers.items() if peer.up}
+    result.connections = len(peers)
+    result.refused = len(people) - len(peers)
+    result.connect_s = round(time.monotonic() - start, 3)
+    return peers
 
 
-def _open(load: Load, index: int, person: Credentials) -> _Peer:
+def _open(load: Load, index: int, person: Credentials) -> socket.socket:
     connection = socket.socket()
     if load.host.startswith("127."):
         connection.bind((f"127.0.0.{1 + index // CONNECTS_PER_SOURCE}", 0))
@@ -140,127 +209,203 @@ def _open(load: Load, index: int, person: Credentials) -> _Peer:
     body = _text("MQTT") + bytes((MQTT_3_1_1, flags, 0, 0)) + _text(person.client_id)
     body += (_text(person.username) if person.username else b"") + (_text(person.password) if person.password else b"")
     connection.send(b"\x10" + _length(len(body)) + body)
-    topic = load.topic.replace("{username}", person.username or person.client_id)
-    return _Peer(connection, _text(topic), sent_at=[0.0] * (load.window + 1))
+    return connection
+
+
+def _heads(topic: str, load: Load) -> list[bytes]:
+    heads = []
+    for packet_id in range(1, load.window + 1):
+        rest = _text(topic) + (packet_id.to_bytes(2, "big") if load.qos else b"")
+        heads.append(bytes((0x30 | load.qos << 1,)) + _length(len(rest) + BODY_BYTES) + rest)
+    return heads * 2
 
 
 # -- exchanging -------------------------------------------------------------------------------------------------------------
 
 
-def _exchange(load: Load, peers: dict[int, _Peer], poll: select.epoll, result: Result) -> None:
-    latencies: list[float] = []
-    everyone = list(peers.values())
-    start = time.perf_counter()
-    end = start + load.seconds
-    turn = 0
-    while everyone:
-        now = time.perf_counter()
-        if now >= end:
-            break
+class _Exchange:
+    """The messages of one run. Its methods are flat and long where a message passes through them."""
+
+    def __init__(self, load: Load, group: _Connections) -> None:
+        self._load = load
+        self._poll = group.poll
+        self._peers = group.peers
+        self._result = group.result
+        self._due = b"".join(b"\x40\x02" + n.to_bytes(2, "big") for n in range(1, load.window + 1)) * 2
+        """PUBACKs as they must come, twice round"""
+        self._received_bytes = 4 * load.window + 4
+        self._counts = [0] * (LATENCY_STEPS + 1)
+        self._slowest_s = 0.0
+        self._stamp_us = 0
+        self._bodies: list[bytes] = []
+
+    def run(self) -> None:
+        load, result = self._load, self._result
+        cpu, start = time.process_time(), time.perf_counter()
+        self._last = start
+        end = start + load.seconds
         if load.rate:
-            turn = _send_at_rate(load, everyone, result, turn, now - start)
-        elif result.sent == 0 or not load.qos:
-            for peer in everyone:
-                _send(load, peer, result, load.window)
-        for number, _ in poll.poll(0.0005 if load.rate or not load.qos else 0.1):
-            known = peers.get(number)
-            if known is not None:
-                freed = _acknowledgements(load, known, result, latencies)
-                if freed < 0:
-                    result.lost += 1
-                    poll.unregister(number)
-                    del peers[number]
-                    everyone = list(peers.values())
-                elif freed and not load.rate and time.perf_counter() < end:
-                    _send(load, known, result, freed)
-    give_up = time.perf_counter() + GRACE_S
-    while load.qos and result.acknowledged < result.sent and time.perf_counter() < give_up and peers:
-        for number, _ in poll.poll(0.1):
-            known = peers.get(number)
-            if known is not None and _acknowledgements(load, known, result, latencies) < 0:
-                result.lost += 1
-                poll.unregister(number)
-                del peers[number]
-    result.seconds = time.perf_counter() - start
-    result.acknowledged_per_s = (result.acknowledged if load.qos else result.sent) / result.seconds
-    result.latency_us = _percentiles(latencies)
+            self._at_rate(start, end)
+        else:
+            self._as_fast_as_windows_allow(end)
+        give_up = time.perf_counter() + GRACE_S
+        while load.qos and self._peers and result.acknowledged < result.sent and time.perf_counter() < give_up:
+            self._hear(0.1)
+        result.seconds = (self._last if load.qos else time.perf_counter()) - start
+        result.acknowledged_per_s = (result.acknowledged if load.qos else result.sent) / max(result.seconds, 1e-9)
+        result.cpu_s = round(time.process_time() - cpu, 3)
+        result.latency_us = self._percentiles()
+
+    def _as_fast_as_windows_allow(self, end: float) -> None:
+        self._new_bodies()
+        for peer in list(self._peers.values()):
+            self._send(peer, self._load.window)
+        while self._peers and time.perf_counter() < end:
+            self._hear(0.1, answer=True)
+            if not self._load.qos:
+                self._new_bodies()
+                for peer in list(self._peers.values()):
+                    self._send(peer, self._load.window)
+
+    def _at_rate(self, start: float, end: float) -> None:
+        """As many as are due, round robin; a peer whose window is full is passed over."""
+        turn = 0
+        while self._peers and (now := time.perf_counter()) < end:
+            everyone = list(self._peers.values())
+            passed, missing = 0, int((now - start) * self._load.rate) - self._result.sent
+            while missing > 0 and passed < len(everyone):
+                peer = everyone[turn % len(everyone)]
+                turn += 1
+                if peer.unsent or (self._load.qos and peer.sent - peer.acknowledged >= self._load.window):
+                    passed += 1
+                    continue
+                passed = 0
+                missing -= 1
+                self._new_bodies()
+                self._send(peer, 1)
+            self._hear(0.0005)
+
+    def _new_bodies(self) -> None:
+        """From here on messages carry the present time. Bodies are shared by all peers: each uses one only once."""
+        self._stamp_us = max(self._stamp_us + self._load.window, time.time_ns() // 1000)
+        self._bodies.clear()
+
+    def _send(self, peer: _Peer, count: int) -> None:
+        if peer.unsent:
+            return
+        bodies = self._bodies
+        while len(bodies) < count:
+            stamp = self._stamp_us + len(bodies)
+            bodies.append(BODY % (stamp // 1000, 10 + stamp % 40, stamp))
+        first = peer.sent % self._load.window
+        if count == 1:
+            data = peer.heads[first] + bodies[0]
+        else:
+            data = b"".join([part for packet in zip(peer.heads[first : first + count], bodies) for part in packet])  # noqa: B905  # there are more bodies than heads
+        peer.sent += count
+        self._result.sent += count
+        peer.waiting.append((time.perf_counter(), count))
+        self._write(peer, data)
+
+    def _write(self, peer: _Peer, data: bytes) -> None:
+        try:
+            sent = peer.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # the poll says so, too
+        if sent < len(data):
+            peer.unsent = data[sent:]
+            self._poll.modify(peer.socket, select.EPOLLIN | select.EPOLLOUT)
+
+    def _hear(self, timeout_s: float, *, answer: bool = False) -> None:
+        """Take what has come; `answer`: and send as much as it has made room for."""
+        window, qos = self._load.window, self._load.qos
+        events = self._poll.poll(timeout_s)
+        if answer and qos:
+            self._new_bodies()
+        for number, event in events:
+            peer = self._peers.get(number)
+            if peer is None:
+                continue
+            if event & select.EPOLLOUT:
+                self._go_on_sending(peer)
+            if event & ~select.EPOLLOUT:
+                if not self._acknowledged(peer):
+                    self._lose(number)
+                elif answer and qos:
+                    room = window - peer.sent + peer.acknowledged
+                    if room:
+                        self._send(peer, room)
+
+    def _go_on_sending(self, peer: _Peer) -> None:
+        data, peer.unsent = peer.unsent, b""
+        self._poll.modify(peer.socket, select.EPOLLIN)
+        self._write(peer, data)
+
+    def _lose(self, number: int) -> None:
+        self._result.lost += 1
+        self._poll.unregister(number)
+        del self._peers[number]
+
+    def _acknowledged(self, peer: _Peer) -> bool:
+        """Count the PUBACKs that came. False where the connection has ended, or they are not those that are due."""
+        data = peer.rest + _receive(peer, self._received_bytes)
+        if not data:
+            return False
+        count = len(data) // 4
+        first = peer.acknowledged % self._load.window
+        if count > peer.sent - peer.acknowledged or not self._due.startswith(data, 4 * first):
+            return False
+        peer.rest = data[4 * count :]
+        peer.acknowledged += count
+        self._result.acknowledged += count
+        self._last = now = time.perf_counter()
+        waiting = peer.waiting
+        while count:
+            sent_at, of = waiting[0]
+            latency = now - sent_at
+            self._slowest_s = max(self._slowest_s, latency)
+            taken = min(of, count)
+            self._counts[min(int(latency / LATENCY_STEP_S), LATENCY_STEPS)] += taken
+            count -= taken
+            if taken == of:
+                waiting.popleft()
+            else:
+                waiting[0] = (sent_at, of - taken)
+        return True
+
+    def _percentiles(self) -> dict[str, float]:
+        total = sum(self._counts)
+        if not total:
+            return {}
+        found: dict[str, float] = {}
+        wanted = deque((("p50", 0.5), ("p95", 0.95), ("p99", 0.99)))
+        seen = 0
+        for step, count in enumerate(self._counts):
+            seen += count
+            while wanted and seen >= wanted[0][1] * total:
+                found[wanted.popleft()[0]] = round((step + 0.5) * LATENCY_STEP_S * 1e6)
+        return found | {"max": round(self._slowest_s * 1e6)}
 
 
-def _send_at_rate(load: Load, everyone: list[_Peer], result: Result, turn: int, elapsed_s: float) -> int:
-    """As many as are due, round robin; a peer whose window is full is passed over."""
-    due = int(elapsed_s * load.rate)
-    passed = 0
-    while result.sent < due and passed < len(everyone):
-        peer = everyone[turn % len(everyone)]
-        turn += 1
-        if load.qos and peer.sent - peer.acknowledged >= load.window:
-            passed += 1
-            continue
-        passed = 0
-        _send(load, peer, result, 1)
-    return turn
-
-
-def _send(load: Load, peer: _Peer, result: Result, count: int) -> None:
-    if peer.unsent:
-        count = 0
-    first = 0x30 | load.qos << 1
-    window = load.window
-    prefix = peer.prefix
-    now = time.perf_counter()
-    milliseconds = time.time_ns() // 1_000_000
-    parts = []
-    for number in range(peer.sent, peer.sent + count):
-        body = PAYLOAD % (milliseconds, number % 40, number)
-        packet_id = number % window + 1
-        peer.sent_at[packet_id] = now
-        identifier = packet_id.to_bytes(2, "big") if load.qos else b""
-        parts.append(b"%c%b%b%b%b" % (first, _length(len(prefix) + len(identifier) + len(body)), prefix, identifier, body))
-    peer.sent += count
-    result.sent += count
-    data = peer.unsent + b"".join(parts)
+def _receive(peer: _Peer, bytes_max: int) -> bytes:
+    """Empty where the connection has ended."""
     try:
-        peer.unsent = data[peer.socket.send(data) :]
-    except BlockingIOError:
-        peer.unsent = data
-    except OSError:
-        peer.unsent = b""
-
-
-def _acknowledgements(load: Load, peer: _Peer, result: Result, latencies: list[float]) -> int:
-    """How many PUBACKs came; -1 where the connection has ended."""
-    data = _receive(peer)
-    if not data:
-        return -1
-    data = peer.rest + data
-    count, rest = divmod(len(data), 4)
-    peer.rest = data[len(data) - rest :] if rest else b""
-    now = time.perf_counter()
-    sent_at = peer.sent_at
-    for (packet_id,) in struct.iter_unpack("!2xH", data[: 4 * count]):
-        if packet_id <= load.window:
-            latencies.append(now - sent_at[packet_id])
-    peer.acknowledged += count
-    result.acknowledged += count
-    return count
-
-
-def _receive(peer: _Peer) -> bytes:
-    try:
-        return peer.socket.recv(65_536)
+        return peer.socket.recv(bytes_max)
     except OSError:
         return b""
 
 
-def _percentiles(latencies: list[float]) -> dict[str, float]:
-    if not latencies:
-        return {}
-    ordered = sorted(latencies)
-    last = len(ordered) - 1
-    return {
-        name: round(ordered[round(share * last)] * 1e6)
-        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1))
-    }
+def _raise_file_limit(wanted: int) -> None:
+    """A connection is a file: as many as we are permitted, and as root as many as it takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (wanted, hard):
+        if limit <= soft:
+            return
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+            return
 
 
 def _text(text: str) -> bytes:
@@ -278,6 +423,11 @@ def _length(length: int) -> bytes:
             return bytes(out)
 
 
+def _say(result: Result) -> None:
+    sys.stdout.write(json.dumps(asdict(result)) + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Publish as fast as a broker acknowledges, or at a rate.")
     parser.add_argument("--host", default="127.0.0.1")
@@ -289,10 +439,11 @@ def main() -> None:
     parser.add_argument("--qos", type=int, choices=(0, 1), default=1)
     parser.add_argument("--topic", default="v1/devices/me/telemetry")
     parser.add_argument("--credentials", type=Path, help="lines of: client_id username password")
+    parser.add_argument("--hold", action="store_true", help="send nothing; stay connected until standard input ends")
     options = vars(parser.parse_args())
-    path = options.pop("credentials")
-    result = run(Load(**options), read_credentials(path) if path else None)
-    sys.stdout.write(json.dumps(asdict(result)) + "\n")
+    path, holds = options.pop("credentials"), options.pop("hold")
+    credentials = read_credentials(path) if path else None
+    _say((hold if holds else run)(Load(**options), credentials))
 
 
 if __name__ == "__main__":
