@@ -31,8 +31,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 MQTT_3_1_1 = 4
-HANDSHAKES_MAX = 256
-"""Connections being opened at once: a start, not a storm."""
+HANDSHAKES_MAX = 64
+"""Connections being opened at once: a start, not a storm. Mosquitto lets 100 wait, and the next one tries again a second
+later."""
 CONNECTS_PER_SOURCE = 20_000
 """Loopback addresses to spread over, because one address has fewer than 28,000 ports to offer."""
 CONNECT_S = 120.0
@@ -42,6 +43,8 @@ FILES_SPARE = 64
 BODY = b'{"ts":%013d,"values":{"temperature":%02d.5,"humidity":40.25,"pressure":1013.2,"battery":3.61,"sent_us":%016d}}'
 """Of one length, whatever the numbers: what stands before it in a packet can be made once."""
 BODY_BYTES = len(BODY % (0, 0, 0))
+TURN_S = 0.01
+"""At a rate, what a connection has to send within it goes together: at a thousand messages/s each alone would be a send."""
 LATENCY_STEP_S = 10e-6
 LATENCY_STEPS = 500_000
 """Latencies are counted, not kept: 4 MB hold those of any number of messages, to 10 us, up to 5 s."""
@@ -139,7 +142,7 @@ def _with_connections(load: Load, credentials: list[Credentials] | None, use: Ca
     people = credentials or [Credentials(f"load-{i}") for i in range(load.connections)]
     if len(people) < load.connections:
         raise ValueError(f"{load.connections} connections need as many credentials, there are {len(people)}")
-    _raise_file_limit(load.connections + FILES_SPARE)
+    raise_file_limit(load.connections + FILES_SPARE)
     # Nothing here is part of a cycle, and walking through 20,000 connections would look like a slow broker.
     gc.disable()
     result = Result()
@@ -228,6 +231,7 @@ class _Exchange:
 
     def __init__(self, load: Load, group: _Connections) -> None:
         self._load = load
+        self._window = load.window
         self._poll = group.poll
         self._peers = group.peers
         self._result = group.result
@@ -236,6 +240,8 @@ class _Exchange:
         self._received_bytes = 4 * load.window + 4
         self._counts = [0] * (LATENCY_STEPS + 1)
         self._slowest_s = 0.0
+        self._hopeless = 0
+        """messages of lost connections that were not acknowledged"""
         self._stamp_us = 0
         self._bodies: list[bytes] = []
 
@@ -249,7 +255,7 @@ class _Exchange:
         else:
             self._as_fast_as_windows_allow(end)
         give_up = time.perf_counter() + GRACE_S
-        while load.qos and self._peers and result.acknowledged < result.sent and time.perf_counter() < give_up:
+        while load.qos and result.acknowledged + self._hopeless < result.sent and time.perf_counter() < give_up:
             self._hear(0.1)
         result.seconds = (self._last if load.qos else time.perf_counter()) - start
         result.acknowledged_per_s = (result.acknowledged if load.qos else result.sent) / max(result.seconds, 1e-9)
@@ -261,28 +267,29 @@ class _Exchange:
         for peer in list(self._peers.values()):
             self._send(peer, self._load.window)
         while self._peers and time.perf_counter() < end:
-            self._hear(0.1, answer=True)
+            self._hear(0.1 if self._load.qos else 0, answer=True)
             if not self._load.qos:
                 self._new_bodies()
                 for peer in list(self._peers.values()):
                     self._send(peer, self._load.window)
 
     def _at_rate(self, start: float, end: float) -> None:
-        """As many as are due, round robin; a peer whose window is full is passed over."""
-        turn = 0
+        """As many as are due, round robin; a peer without room for its turn is passed over."""
+        load, result, turn = self._load, self._result, 0
+        together = max(1, min(load.window // 2, int(load.rate * TURN_S / max(1, len(self._peers)))))
         while self._peers and (now := time.perf_counter()) < end:
             everyone = list(self._peers.values())
-            passed, missing = 0, int((now - start) * self._load.rate) - self._result.sent
-            while missing > 0 and passed < len(everyone):
+            passed, missing = 0, int((now - start) * load.rate) - result.sent
+            while missing >= together and passed < len(everyone):
                 peer = everyone[turn % len(everyone)]
                 turn += 1
-                if peer.unsent or (self._load.qos and peer.sent - peer.acknowledged >= self._load.window):
+                if peer.unsent or (load.qos and peer.sent - peer.acknowledged + together > load.window):
                     passed += 1
                     continue
                 passed = 0
-                missing -= 1
+                missing -= together
                 self._new_bodies()
-                self._send(peer, 1)
+                self._send(peer, together)
             self._hear(0.0005)
 
     def _new_bodies(self) -> None:
@@ -297,7 +304,7 @@ class _Exchange:
         while len(bodies) < count:
             stamp = self._stamp_us + len(bodies)
             bodies.append(BODY % (stamp // 1000, 10 + stamp % 40, stamp))
-        first = peer.sent % self._load.window
+        first = peer.sent % self._window
         if count == 1:
             data = peer.heads[first] + bodies[0]
         else:
@@ -320,23 +327,23 @@ class _Exchange:
 
     def _hear(self, timeout_s: float, *, answer: bool = False) -> None:
         """Take what has come; `answer`: and send as much as it has made room for."""
-        window, qos = self._load.window, self._load.qos
+        window, answers = self._load.window, answer and self._load.qos > 0
+        peers, acknowledged, send = self._peers, self._acknowledged, self._send
         events = self._poll.poll(timeout_s)
-        if answer and qos:
+        if answers:
             self._new_bodies()
         for number, event in events:
-            peer = self._peers.get(number)
+            peer = peers.get(number)
             if peer is None:
                 continue
             if event & select.EPOLLOUT:
                 self._go_on_sending(peer)
-            if event & ~select.EPOLLOUT:
-                if not self._acknowledged(peer):
-                    self._lose(number)
-                elif answer and qos:
-                    room = window - peer.sent + peer.acknowledged
-                    if room:
-                        self._send(peer, room)
+            if event == select.EPOLLOUT:
+                continue
+            if not acknowledged(peer):
+                self._lose(number)
+            elif answers and (room := window - peer.sent + peer.acknowledged):
+                send(peer, room)
 
     def _go_on_sending(self, peer: _Peer) -> None:
         data, peer.unsent = peer.unsent, b""
@@ -344,20 +351,24 @@ class _Exchange:
         self._write(peer, data)
 
     def _lose(self, number: int) -> None:
-        self._result.lost += 1
+        peer = self._peers.pop(number)
         self._poll.unregister(number)
-        del self._peers[number]
+        self._result.lost += 1
+        self._hopeless += peer.sent - peer.acknowledged
 
     def _acknowledged(self, peer: _Peer) -> bool:
         """Count the PUBACKs that came. False where the connection has ended, or they are not those that are due."""
-        data = peer.rest + _receive(peer, self._received_bytes)
+        data = _receive(peer, self._received_bytes)
         if not data:
             return False
-        count = len(data) // 4
-        first = peer.acknowledged % self._load.window
+        if peer.rest:
+            data, peer.rest = peer.rest + data, b""
+        count, more = divmod(len(data), 4)
+        first = peer.acknowledged % self._window
         if count > peer.sent - peer.acknowledged or not self._due.startswith(data, 4 * first):
             return False
-        peer.rest = data[4 * count :]
+        if more:
+            peer.rest = data[4 * count :]
         peer.acknowledged += count
         self._result.acknowledged += count
         self._last = now = time.perf_counter()
@@ -397,7 +408,7 @@ def _receive(peer: _Peer, bytes_max: int) -> bytes:
         return b""
 
 
-def _raise_file_limit(wanted: int) -> None:
+def raise_file_limit(wanted: int) -> None:
     """A connection is a file: as many as we are permitted, and as root as many as it takes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limit in (wanted, hard):
