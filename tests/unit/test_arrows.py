@@ -77,8 +77,12 @@ ROWS: dict[str, Row] = {
     ),
     "__main__": Row(("cli",), "`python -m headwater` is the command line"),
     "testing": Row(
-        ("protocols", "database", "tenancy", "device", "ingest", "stream", "store"),
-        "simulated devices are foreign to the installation: they come in through its doors",
+        (
+            "protocols", "database", "tenancy", "device", "ingest", "stream", "store",
+            "app.home_settings", "app.settings", "app.connections", "app.engines.ports", "app.process",
+        ),
+        "simulated devices are foreign to the installation: they come in through its doors. The benchmark starts whole "
+        "installations, as a command does, and asks their homes where the engines are, to check what is in them",
     ),
 }  # fmt: skip
 

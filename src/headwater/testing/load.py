@@ -40,7 +40,7 @@ CONNECT_S = 120.0
 GRACE_S = 10.0
 """For the last acknowledgements; what has none after that counts as not acknowledged."""
 FILES_SPARE = 64
-BODY = b'{"ts":%013d,"values":{"temperature":%02d.5,"humidity":40.25,"pressure":1013.2,"battery":3.61,"sent_us":%016d}}'
+BODY = b'{"ts":%013d,"values":{"temp":%02d.5,"hum":40.25,"press":1013.2,"batt":3.61,"sent_us":%016d}}'
 """Of one length, whatever the numbers: what stands before it in a packet can be made once."""
 BODY_BYTES = len(BODY % (0, 0, 0))
 TURN_S = 0.01

@@ -1,0 +1,77 @@
+"""Mosquitto beside us: Debian's package as it is, anonymous, in memory, on the same machine in the same minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from headwater.app.engines.ports import free_port
+from headwater.app.process import die_with_parent
+from headwater.testing.bench.context import Bench, BenchFailed
+from headwater.testing.bench.installation import walkable_directory
+
+ABSENT = "mosquitto is not installed (apt-get install mosquitto): nothing to compare with"
+LISTENS_S = 10.0
+CONFIGURATION = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+log_dest none
+set_tcp_nodelay true
+"""
+"""Without the delay of small packets: a broker is compared at its best."""
+
+
+def find() -> str | None:
+    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[tuple[int, int]]:
+    """(port, pid). Raises BenchFailed."""
+    program = find()
+    if program is None:
+        raise BenchFailed(ABSENT)
+    bench.versions["Mosquitto"] = await _version(program)
+    port = free_port()
+    directory = walkable_directory()
+    configuration = directory / "mosquitto.conf"
+    configuration.write_text(CONFIGURATION.format(port=port))
+    process = await asyncio.create_subprocess_exec(
+        program, "-c", str(configuration), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=die_with_parent()
+    )
+    try:
+        await _listens(process, port)
+        yield port, process.pid
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _listens(process: asyncio.subprocess.Process, port: int) -> None:
+    try:
+        async with asyncio.timeout(LISTENS_S):
+            while process.returncode is None:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                except OSError:
+                    await asyncio.sleep(0.02)
+                else:
+                    return
+    except TimeoutError as error:
+        raise BenchFailed(f"mosquitto did not listen within {LISTENS_S:.0f} s") from error
+    assert process.stderr is not None
+    raise BenchFailed(f"mosquitto ended: {(await process.stderr.read()).decode(errors='replace')[-500:]}")
+
+
+async def _version(program: str) -> str:
+    process = await asyncio.create_subprocess_exec(program, "-h", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = await process.communicate()
+    return out.decode(errors="replace").splitlines()[0].removeprefix("mosquitto version ").strip()

@@ -1,0 +1,94 @@
+"""`make bench` in its short version: every message is acknowledged, stored once, and told about as documented."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headwater.testing.bench import mosquitto
+
+SPREAD = {"median", "low", "high", "samples"}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The JSON of a run; the text of it under `text`."""
+    file = tmp_path_factory.mktemp("bench") / "report.json"
+    options = ("--quick", "--scenario", "publish,end-to-end", "--seconds", "1", "--json", str(file))
+    done = subprocess.run(
+        [sys.executable, "-m", "headwater.testing.bench", *options], capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(file.read_text()) | {"text": done.stdout}
+
+
+def scenario(report: Any, name: str) -> Any:
+    return next(one for one in report["scenarios"] if one["scenario"] == name)
+
+
+def bars(outcome: Any) -> dict[str, Any]:
+    return {bar["what"]: bar for bar in outcome["bars"]}
+
+
+@pytest.mark.slow
+def test_the_report_has_its_documented_shape(report):
+    assert set(report) == {"format", "started_at", "quick", "machine", "versions", "scenarios", "ok", "text"}
+    assert (report["format"], report["quick"], report["ok"]) == (1, True, True)
+    assert {"cpu", "cores", "memory_bytes", "filesystem", "fsync_ms", "load_average"} <= set(report["machine"])
+    assert {"Headwater", "Python", "PostgreSQL", "NATS"} <= set(report["versions"])
+    assert [outcome["scenario"] for outcome in report["scenarios"]] == ["publish", "end-to-end"]
+    for outcome in report["scenarios"]:
+        assert outcome["took_s"] > 0
+        assert "failed" not in outcome
+        for row in outcome["rows"]:
+            assert set(row["per_s"]) == SPREAD
+        processes = {process["name"].split()[0]: process for process in outcome["processes"]}
+        assert set(processes) >= {"up", "postgres", "nats", "worker-0", "gateway-0", "api"}
+        assert all(process["memory_peak_bytes"] > 1_000_000 for process in processes.values())
+        assert f"== {outcome['scenario']}" in report["text"]
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_on_the_way_to_the_acknowledgement(report):
+    outcome = scenario(report, "publish")
+    ours = [row for row in outcome["rows"] if row["what"].endswith("1 gateway")]
+    assert [row["what"] for row in ours] == ["20 x 1, 1 gateway", "5 x 20, 1 gateway"]
+    for row in outcome["rows"]:
+        assert row["lost"] == 0
+        assert row["per_s"]["median"] > 0
+        assert 0 < row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
+    assert bars(outcome)["messages without an acknowledgement"]["met"] is True
+    with_mosquitto = mosquitto.find() is not None
+    assert len(outcome["rows"]) == (4 if with_mosquitto else 2)
+    assert ("skipped" in outcome) is not with_mosquitto
+    for ratio in outcome["figures"]["ratios"]:
+        assert (ratio["ratio"] is not None) is with_mosquitto
+
+
+@pytest.mark.slow
+def test_every_acknowledged_message_is_stored_once(report):
+    outcome = scenario(report, "end-to-end")
+    figures = outcome["figures"]
+    assert figures["messages_acknowledged"] == figures["messages_stored"] == figures["rows_stored"] > 100
+    assert [run["sent"] for run in figures["runs"]] == [figures["messages_acknowledged"]]
+    assert {"at_s", "batches", "behind_s"} == set(figures["runs"][0]["backlog"][0])
+    judged = bars(outcome)
+    for what in (
+        "acknowledged messages that were not stored", "rows that repeat a message", "messages without an acknowledgement",
+    ):  # fmt: skip
+        assert (judged[what]["value"], judged[what]["met"]) == (0, True)
+    assert judged["sustained, of Mosquitto's bare rate"]["met"] is None  # a quick run judges no speed
+
+
+def test_a_scenario_that_is_not_there_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "headwater.testing.bench", "--scenario", "nonsense"],
+        capture_output=True, text=True, check=False, timeout=60, cwd=Path("/"),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "there is no scenario 'nonsense': publish, end-to-end" in done.stderr
