@@ -140,7 +140,10 @@ def encode_batch(records: list[Record]) -> bytes:
 
 def decode_batch(data: bytes) -> list[Record]:
     """Raises UnknownEnvelope, or msgspec.DecodeError where the bytes are not a batch."""
-    version, records = _batch_decoder.decode(data)
+    try:
+        version, records = _batch_decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:  # text that is none; thousands of arrays in one another
+        raise msgspec.DecodeError(str(error)) from error
     if version != VERSION:
         raise UnknownEnvelope(f"record batch of version {version}, this program reads {VERSION}")
     return records
