@@ -21,42 +21,29 @@ device has already connected elsewhere and sent again can put the copies in the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-import asyncpg
-import msgspec
 import structlog
 
 from headwater.clock import to_datetime
 from headwater.store.columns import TIME_MAX_US, TIME_MIN_US, copy_data
+from headwater.store.dead_letters import PERMANENT, PLATFORM, Burial, PublishDead, Undecodable, decode
 from headwater.store.metrics import MetricCatalog, Refusal
 from headwater.store.writer_attributes import merge_attributes
 from headwater.store.writer_batch import DAY_US, Batch, Item, Refused, Shapes, is_storable
 from headwater.store.writer_devices import KnownDevices, activate, look_up
 from headwater.stream import subjects
-from headwater.stream.envelope import DeadLetter, Record, UnknownEnvelope, decode_batch, encode_batch, encode_dead_letter
+from headwater.stream.envelope import Record
 from headwater.stream.position import move_position
 from headwater.stream.reader import Delivery
 
 log = structlog.get_logger(__name__)
 
 CONSUMER = "store"
-PLATFORM = UUID(int=0)
-"""Whose dead letters hold what names no tenant."""
-RECORD_CONTENT_TYPE = "application/vnd.headwater.records+msgpack"
-"""A dead letter's payload is a record batch of one."""
-LETTER_BYTES_MAX = 900_000
-"""Below NATS's default max_payload of 1 MiB."""
 FRONTIER_PAUSE_S = 0.05
-PERMANENT = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.ProgramLimitExceededError,
-)
-"""Classes 22, 23, 54: the same row would be refused again, whenever it comes."""
 
 _TEMPORARY_TABLES = """
 CREATE TEMP TABLE IF NOT EXISTS latest_incoming (LIKE telemetry_latest) ON COMMIT DELETE ROWS;
@@ -87,9 +74,6 @@ WHERE NOT EXISTS (
     WHERE old.device_id = new.device_id AND old.observed_at = new.observed_at
       AND old.name = new.name AND old.data IS NOT DISTINCT FROM new.data)
 """
-
-PublishDead = Callable[[str, bytes, str], Awaitable[object]]
-"""(subject, payload, message id), done when stored."""
 
 
 class Partitions(Protocol):
@@ -156,6 +140,7 @@ class StoreWork:
         self._connection = connection
         self._lane = lane
         self._parts = parts
+        self._burial = Burial(parts.publish_dead, CONSUMER, lane, subjects.up(lane))
         self._catalog = MetricCatalog(connection)
         self._shapes = Shapes(lane, self._catalog)
         self._ready = False
@@ -311,34 +296,13 @@ class StoreWork:
 
     async def _bury(self, refused: Refused) -> None:
         record, sequence, ordinal = refused.item
-        letter = DeadLetter(
-            device=record.device,
-            source=CONSUMER,
-            topic=subjects.up(self._lane),
-            code=refused.refusal.code,
-            detail=refused.refusal.detail[:1000],
-            received_at=record.received_at,
-            payload=encode_batch([record])[:LETTER_BYTES_MAX],
-            content_type=RECORD_CONTENT_TYPE,
-        )
         tenant = UUID(bytes=record.tenant) if len(record.tenant) == 16 else PLATFORM
-        await self._publish(tenant, letter, f"store-{self._lane}-{sequence}-{ordinal}")
+        code, detail = refused.refusal
+        await self._burial.record(tenant, record, (sequence, ordinal), code=code, detail=detail)
+        self._parts.counts.dead_letters += 1
 
     async def _bury_batch(self, delivery: Delivery, reason: str) -> None:
-        letter = DeadLetter(
-            device=b"",
-            source=CONSUMER,
-            topic=subjects.up(self._lane),
-            code="record.undecodable",
-            detail=reason[:1000],
-            received_at=0,
-            payload=delivery.data[:LETTER_BYTES_MAX],
-            content_type=RECORD_CONTENT_TYPE,
-        )
-        await self._publish(PLATFORM, letter, f"store-{self._lane}-{delivery.sequence}")
-
-    async def _publish(self, tenant: UUID, letter: DeadLetter, message_id: str) -> None:
-        await self._parts.publish_dead(subjects.dead(tenant), encode_dead_letter(letter), message_id)
+        await self._burial.batch(delivery, reason)
         self._parts.counts.dead_letters += 1
 
 
@@ -348,9 +312,9 @@ def _decode(deliveries: Sequence[Delivery], offset: int) -> _Chunk:
     resent = False
     for delivery in deliveries:
         try:
-            records = decode_batch(delivery.data)
-        except (msgspec.MsgspecError, UnknownEnvelope, ValueError) as error:
-            undecodable.append((delivery, f"{type(error).__name__}: {error}"))
+            records = decode(delivery)
+        except Undecodable as error:
+            undecodable.append((delivery, str(error)))
             continue
         groups.append((delivery.sequence + offset, records))
         resent = resent or any(record.flags for record in records)

@@ -47,11 +47,14 @@ async def look_up(connection: Any, devices: set[bytes]) -> tuple[set[bytes], set
 
 
 async def activate(connection: Any, devices: set[bytes]) -> None:
-    """Locked in the order of their ids, so that two lanes wait for each other and never both."""
+    """Locked in the order of their ids, so that two lanes wait for each other and never both.
+
+    NO KEY, because whoever inserts a row that belongs to the device holds its key meanwhile, and may wait for us.
+    """
     await connection.execute(
         """
         WITH first AS (
-            SELECT id FROM device WHERE id = ANY ($1::uuid[]) AND status = 'registered' ORDER BY id FOR UPDATE
+            SELECT id FROM device WHERE id = ANY ($1::uuid[]) AND status = 'registered' ORDER BY id FOR NO KEY UPDATE
         )
         UPDATE device SET status = 'active', version = version + 1, updated_at = now() FROM first WHERE device.id = first.id
         """,
