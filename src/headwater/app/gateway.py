@@ -20,7 +20,7 @@ from headwater.gateway.metering import Meters
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.listener import MQTTListener
 from headwater.gateway.mqtt.router import Router
-from headwater.gateway.presence import Presence
+from headwater.gateway.presence import Attendance, Presence
 from headwater.ids import uuid7
 from headwater.ingest.profile_compiled import CompiledProfiles
 from headwater.live.feed import LiveFeed
@@ -67,7 +67,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             authentication=authentication,
             tokens=tokens,
             nats=nats,
-            uplink=uplink,
+            attendance=Attendance(uplink, gateway_id, clock),
             router=router,
             meters=meters,
             gateway_id=gateway_id,
@@ -83,7 +83,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             connections_max=settings.gateway.connections_max,
         )
 
-        presence = Presence(pool, gateway_id, settings.gateway.name, meters)
+        presence = Presence(pool, gateway_id, settings.gateway.name, meters, admission.say_again)
         await presence.open()
         stack.push_async_callback(presence.close)
         await admission.listen()

@@ -31,6 +31,9 @@ class MemoryUplink:
             self.release()
         return future
 
+    def control(self, record: Record) -> asyncio.Future[None]:
+        return self.submit((record,))
+
     def reject(self, tenant_id: UUID, letter: DeadLetter) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
         if self.refusal is not None:

@@ -21,12 +21,11 @@ from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.authorisation import subscribable
 from headwater.gateway.mqtt.connection import MQTTConnection
 from headwater.gateway.mqtt.router import Router
+from headwater.gateway.presence import Attendance
 from headwater.ids import uuid7
 from headwater.protocols.mqtt.packets import Connect, Publish, Will
 from headwater.protocols.mqtt.properties import EMPTY, Properties
 from headwater.stream import subjects
-from headwater.stream.envelope import Kind, Record
-from headwater.stream.uplink import StreamUplink
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +48,7 @@ class Admission:
         authentication: Authentication,
         tokens: TokenAuthenticator,
         nats: Client,
-        uplink: StreamUplink,
+        attendance: Attendance,
         router: Router,
         meters: Meters,
         gateway_id: UUID,
@@ -58,7 +57,7 @@ class Admission:
         self._authentication = authentication
         self._tokens = tokens
         self._nats = nats
-        self._uplink = uplink
+        self._attendance = attendance
         self._router = router
         self._meters = meters
         self._gateway_id = gateway_id
@@ -119,9 +118,13 @@ class Admission:
             older.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
         announcement = (principal.tenant_id.bytes, client_id, connection.epoch, self._gateway_id.bytes)
         self._spawn(self._announce(msgspec.msgpack.encode(announcement)))
-        self._say(connection, principal, Kind.CONNECTED, {
-            "gateway": self._gateway_id.hex, "protocol": f"mqtt/{connect.protocol_level}", "address": connection.address,
-        })  # fmt: skip
+        self._say_connected(connection, connect, principal)
+
+    def _say_connected(self, connection: MQTTConnection, connect: Connect, principal: Principal) -> None:
+        self._attendance.came(
+            principal, connection.epoch, connection.sequence,
+            protocol=f"mqtt/{connect.protocol_level}", address=connection.address,
+        )  # fmt: skip
 
     def _next_epoch(self) -> int:
         """Rises with every connection: the clock, and never twice the same in one process."""
@@ -149,15 +152,23 @@ class Admission:
         self._meters.leave(principal.tenant_id)
         connection.sequence += 1
         if not others:
-            body = {"gateway": self._gateway_id.hex, "reason": connection.close_reason}
-            self._say(connection, principal, Kind.DISCONNECTED, body)
+            self._attendance.left(principal, connection.epoch, connection.sequence, reason=connection.close_reason)
+            return
+        heir = max(others, key=_epoch)
+        if heir.epoch < connection.epoch:
+            # It goes on where this one stopped: its last word must count more than this one's first.
+            heir.epoch, heir.sequence = connection.epoch, max(connection.sequence, heir.sequence)
 
-    def _say(self, connection: MQTTConnection, principal: Principal, kind: Kind, body: dict[str, Any]) -> None:
-        now = time.time_ns() // 1000
-        tenant, device = principal.tenant_id.bytes, principal.device_id.bytes
-        record = Record(tenant, device, kind, now, now, connection.epoch, connection.sequence, body)
-        stored = self._uplink.control(record)
-        stored.add_done_callback(_log_failure)
+    async def say_again(self) -> None:
+        """Every device that is here is connected, whatever a worker said. Its word stood one behind our last."""
+        devices = list(self._by_device)
+        for start in range(0, len(devices), RECHECK_CHUNK):
+            for device_id in devices[start : start + RECHECK_CHUNK]:
+                connection = max(self._by_device.get(device_id, ()), key=_epoch, default=None)
+                if connection is not None and connection.connect is not None and connection.principal is not None:
+                    connection.sequence += 2
+                    self._say_connected(connection, connection.connect, connection.principal)
+            await asyncio.sleep(0)
 
     # -- what others say ------------------------------------------------------------------------------------------------
 
@@ -244,6 +255,5 @@ def _message_part(will: Will) -> Properties | None:
     return msgspec.structs.replace(will.properties, will_delay_s=None) if will.properties is not EMPTY else None
 
 
-def _log_failure(stored: asyncio.Future[None]) -> None:
-    if not stored.cancelled() and stored.exception() is not None:
-        log.warning("presence_not_stored", error=repr(stored.exception()))
+def _epoch(connection: MQTTConnection) -> int:
+    return connection.epoch
