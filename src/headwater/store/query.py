@@ -40,6 +40,7 @@ from headwater.store.query_series import (
     series_of,
 )
 from headwater.store.query_sql import RawPosition, Selection, Statement
+from headwater.store.sums import GUARDED, PLAIN, Sums
 from headwater.tenancy.scope import TenantScope
 
 T = TypeVar("T")
@@ -153,6 +154,12 @@ class TelemetryQueries:
 
     async def aggregate(self, scope: TenantScope, query: AggregateQuery) -> AggregateAnswer:
         """Raises QueryTooLarge, QueryTooSlow, NotFound, FilterInvalid."""
+        try:
+            return await self._aggregate(scope, query, PLAIN)
+        except asyncpg.NumericValueOutOfRangeError:
+            return await self._aggregate(scope, query, GUARDED)
+
+    async def _aggregate(self, scope: TenantScope, query: AggregateQuery, sums: Sums) -> AggregateAnswer:
         starts = _starts(query)
         async with snapshot(self.database, scope) as connection:
             devices = await select_devices(
@@ -161,7 +168,7 @@ class TelemetryQueries:
             )  # fmt: skip
             series = series_of(await metric_rows(connection, query.metrics))
             parts = segments(query.start_us, query.end_us, starts)
-            found = await _numbers(connection, query, devices, series, parts=parts, starts=starts)
+            found = await _numbers(connection, query, devices, series, parts=parts, starts=starts, sums=sums)
             found += await _documents(connection, query, devices, series, starts)
         starts[0] = max(starts[0], query.start_us)
         answers = await aside(len(found), lambda: _answers(query, series, found, starts))
@@ -303,6 +310,7 @@ async def _numbers(
     *,
     parts: Sequence[Segment],
     starts: Sequence[int],
+    sums: Sums,
 ) -> _Found:
     numeric = {one.id: one for one in series if one.type not in DOCUMENTS}
     if not numeric or devices == []:
@@ -315,11 +323,12 @@ async def _numbers(
     wanted = {partial for aggregate in query.aggregates for partial in _PARTIALS.get(aggregate, (str(aggregate),))}
     partials = [partial for partial in query_sql.PARTIALS if partial in wanted]
     tail = [(row["lane"], row["sequence"]) for row in await connection.fetch(query_sql.TAIL)]
+    folded_us = to_us(await connection.fetchval(query_sql.FOLDED_TO))
     rows = await run(
         connection,
         query_sql.aggregate_numbers(
-            selection, parts=parts, tail=tail, starts=starts, partials=partials, same_series=same_series(numeric.values()),
-            by_device=query.by_device, rows_max=POINTS_MAX + 1,
+            selection, parts=parts, tail=tail, folded_us=folded_us, starts=starts, partials=partials, sums=sums,
+            same_series=same_series(numeric.values()), by_device=query.by_device, rows_max=POINTS_MAX + 1,
         ),
     )  # fmt: skip
     _bound(len(rows))

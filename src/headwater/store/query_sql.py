@@ -17,12 +17,13 @@ import msgspec
 
 from headwater.clock import to_datetime
 from headwater.store.query_plan import Segment, Source, rolled_span
+from headwater.store.sums import PLAIN, Sums
 
 FEW_DEVICES = 64
 """Up to here the rows that no roll-up has yet are found by device; above, by their place in the stream. Rows of a day are
 about 2,000 a device and 0.5 us each, the tail holds about 20 s of everybody's: measured, both cost the same at about 50."""
 
-_ROLLUP_TABLE = {Source.MINUTE: "telemetry_1m", Source.HOUR: "telemetry_1h", Source.DAY: "telemetry_1d"}
+_SERIES_TABLE = {Source.HOUR: "telemetry_1h", Source.DAY: "telemetry_1d"}
 
 METRICS_BY_NAME = "SELECT id, name, type FROM metric WHERE name = ANY($1::text[]) ORDER BY id"
 METRICS_BY_ID = "SELECT id, name, type FROM metric WHERE id = ANY($1::int[])"
@@ -47,6 +48,8 @@ TAIL = """
     LEFT JOIN ingest_position rolled ON rolled.consumer = 'rollup' AND rolled.lane = stored.lane
     WHERE stored.consumer = 'store' AND stored.sequence > coalesce(rolled.sequence, 0)
 """
+
+FOLDED_TO = "SELECT folded_to FROM rollup_frontier"
 
 LATEST = """
     SELECT device_id, observed_at, received_at, epoch, record, metrics, numbers, extras
@@ -86,7 +89,7 @@ class Selection(msgspec.Struct, frozen=True):
 
 _MERGE = {
     "count": "sum(n)::bigint",
-    "sum": "sum(s)",
+    "sum": PLAIN.total.format("s"),
     "min": "min(lo)",
     "max": "max(hi)",
     "first": "(min(f))[2]",
@@ -95,7 +98,7 @@ _MERGE = {
 """Partial aggregates of roll-ups and single values become those of a bucket. A value with its time, as an array, is ordered
 by its time: the least such array is the first value. Of values at the very same time, the least is the first."""
 
-_OF_ROLLUP = {
+_OF_SERIES = {
     "count": "count AS n",
     "sum": "sum AS s",
     "min": "min AS lo",
@@ -103,6 +106,19 @@ _OF_ROLLUP = {
     "first": "ARRAY[date_part('epoch', first_at), first] AS f",
     "last": "ARRAY[date_part('epoch', last_at), last] AS l",
 }
+_OF_MINUTE = {
+    "count": "count AS n",
+    "sum": "{sums} AS s",
+    "min": "{mins} AS lo",
+    "max": "{maxs} AS hi",
+    "first": "ARRAY[date_part('epoch', first_at), {firsts}] AS f",
+    "last": "ARRAY[date_part('epoch', last_at), {lasts}] AS l",
+}
+_MINUTE_ARRAYS = {
+    "sums": "sums",
+    **{name: f"coalesce({name}, sums)" for name in ("mins", "maxs", "firsts", "lasts")},
+}
+"""Columns of telemetry_1m that belong to `metrics`, one to one."""
 _OF_VALUE = {
     "count": "1 AS n",
     "sum": "v AS s",
@@ -120,21 +136,32 @@ def aggregate_numbers(
     *,
     parts: Sequence[Segment],
     tail: Tail,
+    folded_us: int,
     starts: Sequence[int],
     partials: Sequence[str],
+    sums: Sums,
     same_series: Mapping[int, int],
     by_device: bool,
     rows_max: int,
 ) -> Statement:
     """Rows (device_id if by_device, metric_id, bucket number, *partials).
 
+    folded_us    hours and days hold nothing that was observed from here on
     same_series  metric id -> the id under which its values are counted, where that is another one
     """
     statement = Statement()
-    arms = [_rollup_arm(statement, selection, part, partials) for part in parts if part.source is not Source.RAW]
+    arms: list[str] = []
     for part in parts:
-        if part.source is Source.RAW:
-            arms += _value_arms(statement, selection, part, partials, _ALL)
+        match part.source:
+            case Source.RAW:
+                arms += _value_arms(statement, selection, part, partials, _ALL)
+            case Source.MINUTE:
+                arms.append(_minute_arm(statement, selection, part, partials))
+            case _:
+                arms.append(_series_arm(statement, selection, part, partials))
+                if folded_us < part.end_us:
+                    rest = Segment(Source.MINUTE, max(part.start_us, folded_us), part.end_us)
+                    arms.append(_minute_arm(statement, selection, rest, partials))
     span = rolled_span(parts)
     if span is not None and tail:
         arms += _value_arms(statement, selection, Segment(Source.RAW, *span), partials, _above(statement, tail))
@@ -144,23 +171,41 @@ def aggregate_numbers(
         f"width_bucket(at, {_instants(statement, starts)}) - 1 AS number",
     ]
     places = ", ".join(str(place + 1) for place in range(len(keys)))
-    merged = [f"{_MERGE[name]} AS {name}_" for name in partials]
+    merge = _MERGE | {"sum": sums.total.format("s")}
+    merged = [f"{merge[name]} AS {name}_" for name in partials]
     statement.text = (
         f"SELECT {', '.join([*keys, *merged])} FROM (\n{_union(arms)}\n) part GROUP BY {places} LIMIT {int(rows_max)}"
     )
     return statement
 
 
-def _rollup_arm(statement: Statement, selection: Selection, part: Segment, partials: Sequence[str]) -> str:
-    columns = ", ".join(["device_id", "metric_id", "bucket AS at", *(_OF_ROLLUP[name] for name in partials)])
+def _series_arm(statement: Statement, selection: Selection, part: Segment, partials: Sequence[str]) -> str:
+    columns = ", ".join(["device_id", "metric_id", "bucket AS at", *(_OF_SERIES[name] for name in partials)])
     where = [*_devices(statement, selection, "device_id"), *_range(statement, part, "bucket")]
     if selection.metrics is not None:
         where.append(f"metric_id = ANY({statement.bind(list(selection.metrics), 'int[]')})")
-    return f"SELECT {columns} FROM {_ROLLUP_TABLE[part.source]} WHERE {' AND '.join(where)}"
+    return f"SELECT {columns} FROM {_SERIES_TABLE[part.source]} WHERE {' AND '.join(where)}"
+
+
+def _minute_arm(statement: Statement, selection: Selection, part: Segment, partials: Sequence[str]) -> str:
+    source, where = "telemetry_1m", [*_devices(statement, selection, "device_id"), *_range(statement, part, "bucket")]
+    if selection.metrics is not None and len(selection.metrics) == 1:
+        number = statement.bind(selection.metrics[0], "int")
+        metric = f"{number} AS metric_id"
+        where.append(f"metrics @> ARRAY[{number}]")
+        of = {name: f"({array})[array_position(metrics, {number})]" for name, array in _MINUTE_ARRAYS.items()}
+    else:
+        metric, of = "metric_id", {name: f"of_{name}" for name in _MINUTE_ARRAYS}
+        source += f", unnest(metrics, {', '.join(_MINUTE_ARRAYS.values())}) AS u(metric_id, {', '.join(of.values())})"
+        if selection.metrics is not None:
+            where.append(f"metric_id = ANY({statement.bind(list(selection.metrics), 'int[]')})")
+    columns = ", ".join(["device_id", metric, "bucket AS at", *(_OF_MINUTE[name].format_map(of) for name in partials)])
+    return f"SELECT {columns} FROM {source} WHERE {' AND '.join(where)}"
 
 
 def _value_arms(statement: Statement, selection: Selection, part: Segment, partials: Sequence[str], which: str) -> list[str]:
-    """Numbers stand in the arrays; integers that a float cannot hold stand in `extras`."""
+    """Numbers stand in the arrays; integers that a float cannot hold stand in `extras`, where floats that are not finite are
+    no numbers."""
     where = [*_range(statement, part, "observed_at"), which]
     source = "telemetry"
     if which != _ALL and (selection.devices is None or len(selection.devices) > FEW_DEVICES):
@@ -194,7 +239,8 @@ def _values(statement: Statement, selection: Selection, source: str) -> list[str
         keys = statement.bind([str(number) for number in selection.integers], "text[]")
         found.append(
             f"e.key::int AS metric_id, (e.value #>> '{{}}')::float8 AS v FROM {source} t, "
-            f"jsonb_each(extras) AS e(key, value) WHERE extras IS NOT NULL AND e.key = ANY({keys})"
+            f"jsonb_each(extras) AS e(key, value) WHERE extras IS NOT NULL AND e.key = ANY({keys}) "
+            "AND jsonb_typeof(e.value) = 'number'"
         )
     return found
 

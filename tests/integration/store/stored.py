@@ -17,22 +17,37 @@ from headwater.ids import uuid7
 
 _COLUMNS = ["tenant_id", "device_id", "observed_at", "received_at", "sequence", "lane", "metrics", "numbers", "extras"]
 _NUMBERS = {"float", "integer", "boolean"}
-_ROLL_UP = """
-    INSERT INTO telemetry_{width}
-        (tenant_id, device_id, metric_id, bucket, count, sum, min, max, first, first_at, last, last_at)
-    SELECT tenant_id, device_id, metric, date_bin('{interval}', observed_at, 'epoch'::timestamptz),
-           count(*), sum(v), min(v), max(v),
-           (array_agg(v ORDER BY observed_at, v))[1], min(observed_at),
-           (array_agg(v ORDER BY observed_at DESC, v DESC))[1], max(observed_at)
+_SERIES = """
+    SELECT tenant_id, device_id, metric AS metric_id, date_bin('{interval}', observed_at, 'epoch'::timestamptz) AS bucket,
+           count(*) AS count, sum(v) AS sum, min(v) AS min, max(v) AS max,
+           (array_agg(v ORDER BY observed_at, v))[1] AS first, min(observed_at) AS first_at,
+           (array_agg(v ORDER BY observed_at DESC, v DESC))[1] AS last, max(observed_at) AS last_at
     FROM (
         SELECT tenant_id, device_id, observed_at, u.metric, u.v FROM telemetry t, unnest(t.metrics, t.numbers) u(metric, v)
-        WHERE sequence <= $1
+        WHERE sequence <= $1 AND observed_at < $2
         UNION ALL
         SELECT t.tenant_id, device_id, observed_at, m.id, (e.value #>> '{{}}')::float8
         FROM telemetry t, jsonb_each(t.extras) e, metric m
-        WHERE sequence <= $1 AND t.extras IS NOT NULL AND m.id = e.key::int AND m.type = 'integer'
+        WHERE sequence <= $1 AND observed_at < $2 AND t.extras IS NOT NULL AND m.id = e.key::int AND m.type = 'integer'
     ) value GROUP BY 1, 2, 3, 4
 """
+_MINUTES = f"""
+    INSERT INTO telemetry_1m
+        (tenant_id, device_id, bucket, first_at, last_at, count, metrics, sums, mins, maxs, firsts, lasts)
+    SELECT tenant_id, device_id, bucket, first_at, last_at, count, ARRAY[metric_id], ARRAY[sum], ARRAY[min], ARRAY[max],
+           ARRAY[first], ARRAY[last]
+    FROM ({_SERIES.format(interval="1 minute")}) series
+"""
+_HOURS_AND_DAYS = [
+    f"""
+    INSERT INTO telemetry_{width}
+        (tenant_id, device_id, metric_id, bucket, count, sum, min, max, first, first_at, last, last_at)
+    {_SERIES.format(interval=interval)}
+    """
+    for width, interval in (("1h", "1 hour"), ("1d", "1 day"))
+]
+END_US = 253_402_300_740_000_000
+"""The last minute of the year 9999."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +83,8 @@ class Telemetry:
             )
         return sorted(made)
 
-    async def store(self, messages: Sequence[Stored], *, rolled_up_to: int = 0) -> None:
-        """Everything, of which the roll-ups know what came up to this sequence."""
+    async def store(self, messages: Sequence[Stored], *, rolled_up_to: int = 0, folded_to_us: int = END_US) -> None:
+        """Everything, of which the roll-ups know what came up to this sequence, hours and days what was observed before."""
         async with _connection(self.urls.owner) as connection:
             for message in messages:
                 for name, value in message.values.items():
@@ -77,9 +92,12 @@ class Telemetry:
             await connection.copy_records_to_table(
                 "telemetry", schema_name="headwater", columns=_COLUMNS, records=[self._row(message) for message in messages]
             )
-            for width, interval in (("1m", "1 minute"), ("1h", "1 hour"), ("1d", "1 day")):
+            for width in ("1m", "1h", "1d"):
                 await connection.execute(f"DELETE FROM telemetry_{width} WHERE tenant_id = $1", self.tenant)
-                await connection.execute(_ROLL_UP.format(width=width, interval=interval), rolled_up_to)
+            await connection.execute(_MINUTES, rolled_up_to, to_datetime(END_US))
+            for statement in _HOURS_AND_DAYS:
+                await connection.execute(statement, rolled_up_to, to_datetime(folded_to_us))
+            await connection.execute("UPDATE rollup_frontier SET folded_to = $1", to_datetime(folded_to_us))
             lanes = {message.lane for message in messages}
             for lane in lanes:
                 top = max(message.sequence for message in messages if message.lane == lane)

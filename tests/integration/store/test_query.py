@@ -8,7 +8,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from tests.integration.store.stored import Stored, Telemetry
+from tests.integration.store.stored import END_US, Stored, Telemetry
 from tests.support.engines import DatabaseURLs
 from tests.support.tenants import TenantFactory
 
@@ -108,12 +108,13 @@ def random_messages(seed: int, devices: list[UUID], count: int, days: int) -> li
     return messages
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 async def test_aggregates_equal_brute_force(telemetry: Telemetry, queries: TelemetryQueries, seed: int) -> None:
     rng = random.Random(seed)
     devices = await telemetry.devices(4)
     messages = random_messages(seed, devices, 1500, 5)
-    await telemetry.store(messages, rolled_up_to=rng.choice([0, 300, 700, 2000]))
+    folded_to_us = rng.choice([END_US, START + rng.randint(0, 5 * 1440) * 60_000_000])
+    await telemetry.store(messages, rolled_up_to=rng.choice([0, 300, 700, 2000]), folded_to_us=folded_to_us)
     scope = system_scope(telemetry.tenant, "test")
     seen: set[Source] = set()
     for interval, zone in (

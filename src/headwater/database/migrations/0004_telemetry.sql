@@ -45,8 +45,27 @@ CREATE TABLE telemetry_latest (
     PRIMARY KEY (device_id, metric_set)
 ) WITH (fillfactor = 70);
 
--- Roll-ups of numbers. Merged additively from rows behind `ingest_position('rollup')`, so late data simply counts.
+-- Roll-ups of numbers (store/rollup.py). A minute: the messages of one device and minute, with the same metrics, that one
+-- pass has read; what comes later is another row, and whoever reads them adds them up. Rows are only ever added.
 CREATE TABLE telemetry_1m (
+    tenant_id  uuid NOT NULL,
+    device_id  uuid NOT NULL,
+    bucket     timestamptz NOT NULL,
+    first_at   timestamptz NOT NULL,
+    last_at    timestamptz NOT NULL,
+    count      integer NOT NULL,                     -- of each of the metrics
+    metrics    integer[] NOT NULL,
+    sums       float8[] NOT NULL,                    -- sums[i] belongs to metrics[i], and so on
+    mins       float8[],                             -- from here on NULL where count = 1: then they are all like the sums
+    maxs       float8[],
+    firsts     float8[],
+    lasts      float8[]
+) PARTITION BY RANGE (bucket);
+CREATE INDEX telemetry_1m_device ON telemetry_1m (device_id, bucket);
+CREATE INDEX telemetry_1m_bucket ON telemetry_1m USING brin (bucket) WITH (pages_per_range = 32);
+
+-- An hour, a day: one row a device, metric and bucket.
+CREATE TABLE telemetry_1h (
     tenant_id  uuid NOT NULL,
     device_id  uuid NOT NULL,
     metric_id  integer NOT NULL,
@@ -61,10 +80,17 @@ CREATE TABLE telemetry_1m (
     last_at    timestamptz NOT NULL,
     PRIMARY KEY (device_id, metric_id, bucket)
 ) PARTITION BY RANGE (bucket);
-CREATE TABLE telemetry_1h (LIKE telemetry_1m INCLUDING ALL) PARTITION BY RANGE (bucket);
-CREATE TABLE telemetry_1d (LIKE telemetry_1m INCLUDING ALL);
+CREATE TABLE telemetry_1d (LIKE telemetry_1h INCLUDING ALL);
 CREATE TABLE telemetry_1m_default PARTITION OF telemetry_1m DEFAULT;
 CREATE TABLE telemetry_1h_default PARTITION OF telemetry_1h DEFAULT;
+
+-- Hours and days hold what was observed before `folded_to`, a whole minute; what came after it stands in telemetry_1m alone.
+CREATE TABLE rollup_frontier (
+    folded_to  timestamptz NOT NULL,
+    minutes    bigint NOT NULL                       -- rows of telemetry_1m that were added since it last moved
+);
+CREATE UNIQUE INDEX rollup_frontier_single ON rollup_frontier ((true));
+INSERT INTO rollup_frontier (folded_to, minutes) VALUES (date_trunc('minute', now()), 0);
 
 -- What devices report as having happened. Few, so no partitions.
 CREATE TABLE event (
@@ -88,6 +114,7 @@ CREATE TABLE telemetry_ledger (
     rows           integer NOT NULL,
     observed_from  timestamptz NOT NULL,
     observed_to    timestamptz NOT NULL,
+    stored_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (lane, sequence)
 );
 

@@ -43,7 +43,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
     TO headwater_app;
 GRANT SELECT, INSERT ON audit_entry TO headwater_app;
 GRANT SELECT, UPDATE ON tenant_usage TO headwater_app;
-GRANT SELECT ON metric, telemetry, telemetry_latest, telemetry_1m, telemetry_1h, telemetry_1d, event, ingest_position TO headwater_app;
+GRANT SELECT ON
+    metric, telemetry, telemetry_latest, telemetry_1m, telemetry_1h, telemetry_1d, event, ingest_position, rollup_frontier
+    TO headwater_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON refresh_token, gateway_instance TO headwater_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON invitation, password_reset TO headwater_app;
 GRANT SELECT ON operator_token TO headwater_app;
@@ -55,6 +57,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
     telemetry_ledger, retention_done
     TO headwater_writer;
 GRANT UPDATE, DELETE ON telemetry TO headwater_writer;
+GRANT SELECT, UPDATE ON rollup_frontier TO headwater_writer;
 GRANT DELETE ON event TO headwater_writer;
 GRANT SELECT, UPDATE, DELETE ON removed_device TO headwater_writer;
 GRANT UPDATE (status, version, updated_at) ON device TO headwater_writer;
@@ -249,7 +252,7 @@ BEGIN
 END
 $$;
 
--- New pages of telemetry enter the BRIN index when somebody asks; until then a roll-up reads all of them.
+-- New pages of telemetry and of its minutes enter the BRIN indexes when somebody asks; until then a roll-up reads all of them.
 CREATE FUNCTION telemetry_summarize() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
 DECLARE
@@ -261,7 +264,7 @@ BEGIN
         JOIN pg_index i ON i.indrelid = h.inhrelid
         JOIN pg_class c ON c.oid = i.indexrelid
         JOIN pg_am m ON m.oid = c.relam AND m.amname = 'brin'
-        WHERE h.inhparent = 'telemetry'::regclass
+        WHERE h.inhparent IN ('telemetry'::regclass, 'telemetry_1m'::regclass)
     LOOP
         PERFORM brin_summarize_new_values(target);
     END LOOP;
