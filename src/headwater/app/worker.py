@@ -18,20 +18,25 @@ from headwater.clock import SystemClock
 from headwater.database import duty
 from headwater.database.lane_session import open_lane_session
 from headwater.database.session import open_pool
+from headwater.live.feed import LiveFeed
+from headwater.live.watch import WatchList, subscribe
 from headwater.store.partitions import PartitionKeeper
+from headwater.store.presence import PresenceCounts, PresenceParts, PresenceWork
+from headwater.store.presence_reaper import PresenceReaper
 from headwater.store.writer import StoreCounts, StoreParts, StoreWork
 from headwater.store.writer_devices import KnownDevices
 from headwater.store.writer_frontier import StreamFrontier
 from headwater.stream import subjects
 from headwater.stream.consumer import LaneConsumer
 from headwater.stream.publisher import Publisher
-from headwater.stream.topology import STORE, ensure
+from headwater.stream.topology import PRESENCE, STORE, ensure
 from headwater.stream.trim import TrimDuty
+from headwater.stream.uplink import StreamUplink
 
 log = structlog.get_logger(__name__)
 
-STORE_LINGER_S = 0.05
-"""A round of the store gathers this long: fewer and larger transactions, for a delay far below what a person notices."""
+LINGER_S = 0.05
+"""A round gathers this long: fewer and larger transactions, for a delay far below what a person notices."""
 POOL_SIZE_MAX = 4
 """Partitions, and how far other lanes are: rare questions, none of which holds a lane up for long."""
 
@@ -58,16 +63,31 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             return await publisher.publish(subject, payload, message_id=message_id)
 
         store = StoreParts(known, partitions, StreamFrontier(pool, jetstream, topology.lanes), publish_dead, StoreCounts())
+        presence = PresenceParts(publish_dead, PresenceCounts())
         connect = partial(open_lane_session, writer_url)
         # Position and rows are in one transaction: a crash forgets both, and the stream still has them (stream/trim.py).
         connect_store = partial(open_lane_session, writer_url, synchronous_commit=False)
         consumers = [
             LaneConsumer(
                 STORE, topology.lanes, client=nats, connect=connect_store,
-                make_work=lambda session, lane: StoreWork(session, lane, store), linger_s=STORE_LINGER_S,
+                make_work=lambda session, lane: StoreWork(session, lane, store), linger_s=LINGER_S,
+            ),
+            LaneConsumer(
+                PRESENCE, topology.partitions, client=nats, connect=connect_store,
+                make_work=lambda session, partition: PresenceWork(session, partition, presence), linger_s=LINGER_S,
             ),
         ]  # fmt: skip
-        duties: list[duty.Duty] = [TrimDuty(jetstream, topology)]
+
+        watch_list = WatchList()
+        listening = await subscribe(nats, watch_list)
+        stack.push_async_callback(listening.close)
+        feed = LiveFeed(nats, watch_list)
+        feeding = asyncio.create_task(feed.run())
+        stack.callback(feeding.cancel)
+        duties: list[duty.Duty] = [
+            PresenceReaper(StreamUplink(publisher, topology, 0, live=feed), clock),
+            TrimDuty(jetstream, topology),
+        ]
 
         async with asyncio.TaskGroup() as group:
             for consumer in consumers:
