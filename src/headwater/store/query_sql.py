@@ -21,7 +21,8 @@ from headwater.store.sums import PLAIN, Sums
 
 FEW_DEVICES = 64
 """Up to here the rows that no roll-up has yet are found by device; above, by their place in the stream. Rows of a day are
-about 2,000 a device and 0.5 us each, the tail holds about 20 s of everybody's: measured, both cost the same at about 50."""
+about 2,000 a device and 0.5 us each, the tail holds about a minute of everybody's. Measured with 20 s of it,
+both cost the same at about 50."""
 
 _SERIES_TABLE = {Source.HOUR: "telemetry_1h", Source.DAY: "telemetry_1d"}
 
