@@ -62,17 +62,14 @@ class Batch:
     """Records that will be stored together, and who waits for them.
 
     watched  the records that somebody watches live; the others are encoded and forgotten
-    also     other things that must have ended before the waiters hear: dead letters, ordinary messages. It keeps
-             acknowledgements in order; how each of them ended, its own waiter looks up.
     """
 
-    __slots__ = ("also", "error", "finished", "waiters", "watched", "writer")
+    __slots__ = ("error", "finished", "waiters", "watched", "writer")
 
     def __init__(self) -> None:
         self.writer = BatchWriter()
         self.waiters: list[tuple[Waiter, list[int]]] = []
         self.watched: list[Record] = []
-        self.also: list[asyncio.Future[None]] = []
         self.finished = False
         self.error: DomainError | None = None
 
@@ -176,8 +173,6 @@ class Batcher:
         try:
             if batch.writer.count:
                 await self._publisher.publish(self._subject, batch.writer.finish())
-            if batch.also:
-                await asyncio.wait(batch.also)
         except DomainError as error:
             batch.error = error
         except Exception as error:  # a batch without an end would stop the lane: whatever it was, the waiters hear of it

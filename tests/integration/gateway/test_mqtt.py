@@ -17,6 +17,7 @@ from tests.support.engines import DatabaseURLs
 from tests.support.gateways import Device, Gateway, add_device, eventually, running_gateway
 from tests.support.tenants import TenantFactory
 
+from headwater.gateway.mqtt.connection import ELSEWHERE_MAX
 from headwater.ids import uuid7
 from headwater.protocols.mqtt import Properties, Will
 from headwater.stream import subjects
@@ -133,6 +134,27 @@ async def test_bad_payloads_are_named_kept_and_do_not_stop_the_good_ones(
     (letter,) = await dead_letters(client)
     assert (letter.payload, letter.code, letter.topic) == (b'{"a":', "payload.malformed", topic)
     assert letter.device == device.id.bytes
+
+
+async def test_a_flood_of_bad_messages_is_answered_in_order_and_holds_nobody_else_up(
+    gateway: Gateway, client: Client, device: Device, database_urls: DatabaseURLs
+) -> None:
+    neighbour = await add_device(database_urls.owner, device.tenant_id)
+    count, answered = 3 * ELSEWHERE_MAX, []  # within the receive maximum
+    async with gateway.client(device, version=5, window=count) as publisher, gateway.client(neighbour, version=4) as other:
+        for number in range(count):
+            payload = b'{"a":%d}' % number if number % 3 == 0 else b'{"a":'
+            sent = publisher.publish_soon(f"{device.prefix}telemetry", payload)
+            sent.add_done_callback(lambda done, number=number: answered.append((number, done.exception() is None)))
+        await other.publish(f"{neighbour.prefix}telemetry", b'{"b":1}', qos=1)
+        before = len(answered)
+        await eventually(lambda: len(answered) == count, "an answer to every message")
+    assert before < count
+    assert answered == [(number, number % 3 == 0) for number in range(count)]
+    assert len(await dead_letters(client)) == count - len([1 for _, good in answered if good])
+    assert [r.body["a"] for r in await records(client, Kind.TELEMETRY) if r.device == device.id.bytes] == list(
+        range(0, count, 3)
+    )
 
 
 async def test_before_mqtt_5_the_errors_topic_says_what_a_puback_cannot(

@@ -92,24 +92,6 @@ async def test_a_full_stream_refuses_and_keeps_what_it_has(client: Client) -> No
     assert await stored_sequences(client) == list(range(kept))
 
 
-async def test_a_dead_letter_in_the_batch_holds_its_acknowledgement_back(client: Client) -> None:
-    await ensure(client.jetstream(), Topology())
-    batcher = Batcher(Publisher(client.jetstream()), subjects.up(0))
-    log: list[tuple[str, list[int]]] = []
-    other: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    batcher.append(batcher.batch_for(1), record(1))
-    batcher.open.also.append(other)
-    batcher.open.waiters.append((Waiter(log), [1]))
-    batcher.wake()
-    later = batcher.add([record(2)])
-    done, _ = await asyncio.wait({later}, timeout=0.2)
-    assert not done
-    assert not log
-    other.set_result(None)
-    await later
-    assert log == [("stored", [1])]
-
-
 async def test_a_submission_larger_than_a_batch_is_stored_whole(client: Client) -> None:
     await ensure(client.jetstream(), Topology())
     batcher = Batcher(Publisher(client.jetstream()), subjects.up(0))

@@ -47,6 +47,8 @@ class MQTTListener:
         self.now = asyncio.get_running_loop().time
         self._meters = meters
         self._connections_max = connections_max
+        self.outstanding: set[asyncio.Future[None]] = set()
+        """what connections wait for outside of the batches"""
         self._connections: set[MQTTConnection] = set()
         self._held: set[MQTTConnection] = set()
         self._throttled: set[MQTTConnection] = set()
@@ -72,6 +74,8 @@ class MQTTListener:
         for connection in list(self._connections):
             connection.pause()
         await self.uplink.drain()
+        if self.outstanding:
+            await asyncio.wait(self.outstanding)
         for connection in list(self._connections):
             connection.close(reasons.SERVER_SHUTTING_DOWN, "the gateway is shutting down")
         await asyncio.sleep(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,7 +21,6 @@ from nats.aio.client import Client
 from headwater.errors import DomainError
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.authorisation import may_subscribe, prefix_of
-from headwater.ingest.ports import StreamUnavailable
 from headwater.protocols.mqtt.packets import Publish, Subscribe, Unsubscribe
 from headwater.protocols.mqtt.properties import Properties
 from headwater.protocols.mqtt.topics import SubscriptionTree
@@ -137,7 +137,7 @@ class Router:
         message = _message_of(packet)
         subject = subjects.message(connection.tenant_id, packet.topic)
         ended = asyncio.ensure_future(self._store(subject, message))
-        connection.answer_later(ended, _OrdinaryPublish(connection, packet, ended))
+        connection.answer_later(packet, ended, partial(_acknowledge, connection, packet))
 
     async def _store(self, subject: str, message: Message) -> None:
         if message.qos:
@@ -179,27 +179,9 @@ class Router:
         task.add_done_callback(self._tasks.discard)
 
 
-class _OrdinaryPublish:
-    """Waits for one ordinary message to be stored."""
-
-    __slots__ = ("_connection", "_ended", "_packet")
-
-    def __init__(self, connection: MQTTConnection, packet: Publish, ended: asyncio.Future[None]) -> None:
-        self._connection = connection
-        self._packet = packet
-        self._ended = ended
-
-    def stored(self, token: list[int]) -> None:
-        failure = self._ended.exception()
-        if failure is not None:
-            known = failure if isinstance(failure, DomainError) else StreamUnavailable("the message could not be stored")
-            self.refused(token, known)
-        elif self._packet.qos:
-            self._connection.stored([self._packet.packet_id])
-
-    def refused(self, token: list[int], error: DomainError) -> None:
-        if self._packet.qos:
-            self._connection.refused([self._packet.packet_id], error)
+def _acknowledge(connection: MQTTConnection, packet: Publish) -> None:
+    if packet.qos:
+        connection.stored([packet.packet_id])
 
 
 def _message_of(packet: Publish) -> Message:
