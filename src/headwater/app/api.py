@@ -11,7 +11,9 @@ from contextlib import AsyncExitStack
 import asyncpg
 import structlog
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from headwater.api import problems
 from headwater.api.app import APIServices, create_app
 from headwater.app import readiness
 from headwater.app.connections import connect_nats
@@ -63,7 +65,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=_Protocol,
                 ws="websockets-sansio",
                 ws_max_size=WEBSOCKET_BYTES_MAX,
                 # A live event is some 250 bytes: compressing it costs more than it saves, and a window for each watcher.
@@ -86,6 +88,19 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await serving
         if not server.started:
             raise RuntimeError("the API could not start; the reason stands above")
+
+
+class _Protocol(HttpToolsProtocol):
+    """What never becomes a request (a URL beyond 64 KiB, say) is answered as any other problem."""
+
+    def send_400_response(self, msg: str) -> None:
+        body = problems.unreadable()
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: %b\r\ncontent-length: %d\r\ncache-control: no-store\r\n"
+            b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head % (problems.MEDIA_TYPE.encode(), len(body)) + body)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -10,6 +10,7 @@ import structlog
 
 from headwater.app import readiness
 from headwater.app.connections import connect_nats
+from headwater.app.process import collect_rarely
 from headwater.app.settings import Settings, require
 from headwater.clock import SystemClock
 from headwater.database.session import Database, open_pool
@@ -101,6 +102,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 stop=stop,
             )
         )
+        collect_rarely()
         readiness.announce_ready()
         log.info("gateway_ready", name=settings.gateway.name, mqtt_port=settings.gateway.mqtt_port)
         await stop.wait()

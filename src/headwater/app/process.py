@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -46,3 +48,23 @@ def give_memory_back() -> None:
     now only watches."""
     if _libc is not None and hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
+
+
+def collect_rarely() -> None:
+    """For a process that makes many objects and hardly a cycle: what the start made is never looked at again, and what comes
+    and goes with each message is looked at rarely."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def give_way(nice: int) -> None:
+    """Leave the processor to others that need it, as `nice` does: 0 = not at all, 19 = wherever anybody else wants it.
+
+    Linux weighs sessions against each other before the processes in them, and each of our programs has a session of its own.
+    """
+    if nice <= 0:
+        return
+    os.nice(nice)
+    with suppress(OSError):  # a kernel without autogroups
+        Path("/proc/self/autogroup").write_text(str(nice))

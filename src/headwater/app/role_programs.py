@@ -10,6 +10,9 @@ from pathlib import Path
 from headwater.app.program import Program
 from headwater.app.settings import PREFIX, Settings
 
+WORKER_NICE = 10
+"""On one machine what devices send comes before storing it: the stream holds it meanwhile."""
+
 
 def environment(settings: Settings) -> dict[str, str]:
     """Ours, with what the roles need to reach the engines. Not the owner's URL: no role may change the schema."""
@@ -38,7 +41,7 @@ def role(name: str, number: int, environment: Mapping[str, str]) -> Program:
     """The one of this number; every gateway writes a lane of its own."""
     own = {
         "gateway": {"GATEWAY_NAME": f"gateway-{number}", "GATEWAY_LANE": str(number)},
-        "worker": {"WORKER_NAME": f"worker-{number}"},
+        "worker": {"WORKER_NAME": f"worker-{number}", "WORKER_NICE": str(WORKER_NICE)},
         "api": {},
     }[name]
     return Program(

@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 
 from headwater.app import readiness
 from headwater.app.connections import connect_nats
+from headwater.app.process import give_way
 from headwater.app.settings import Settings, require
 from headwater.clock import SystemClock
 from headwater.database import duty
@@ -43,6 +44,7 @@ POOL_SIZE_MAX = 4
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Work until `stop`; then finish what is under way."""
+    give_way(settings.worker.nice)
     async with AsyncExitStack() as stack:
         writer_url = require(settings.database.writer_url, "DATABASE_WRITER_URL")
         topology, clock = settings.nats.topology, SystemClock()
