@@ -24,6 +24,7 @@ from headwater.live.watch import WatchList, subscribe
 from headwater.store.partitions import PartitionKeeper
 from headwater.store.presence import PresenceCounts, PresenceParts, PresenceWork
 from headwater.store.presence_reaper import PresenceReaper
+from headwater.store.rollup import RollupDuty
 from headwater.store.writer import StoreCounts, StoreParts, StoreWork
 from headwater.store.writer_devices import KnownDevices
 from headwater.store.writer_frontier import StreamFrontier
@@ -89,6 +90,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         duties: list[duty.Duty] = [
             PresenceReaper(StreamUplink(publisher, topology, 0, live=feed), clock),
             TrimDuty(jetstream, topology),
+            RollupDuty(partitions, clock, every_s=settings.worker.rollup_interval_s),
         ]
 
         async with asyncio.TaskGroup() as group:
