@@ -10,6 +10,7 @@ import structlog
 
 from headwater.app import readiness
 from headwater.app.connections import connect_nats
+from headwater.app.metrics import Figure, serve_metrics
 from headwater.app.process import collect_rarely
 from headwater.app.settings import Settings, require
 from headwater.clock import SystemClock
@@ -91,6 +92,25 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         rechecks = asyncio.create_task(admission.recheck_for_ever())
         stack.callback(rechecks.cancel)
 
+        def figures() -> list[Figure]:
+            lane = uplink.lane
+            return [
+                Figure("gauge", "mqtt_connections", "open MQTT connections", listener.connections),
+                Figure("counter", "mqtt_connections_accepted", "MQTT connections since the start", listener.accepted_total),
+                Figure(
+                    "counter", "mqtt_connections_refused", "connections without a good credential", admission.refused_total
+                ),
+                Figure(
+                    "counter", "mqtt_topics_denied", "publishes to topics that are not the device's", listener.denied_total
+                ),
+                Figure("counter", "mqtt_messages_dropped", "ordinary messages for slow subscribers", router.dropped_total),
+                Figure("counter", "uplink_records_stored", "records that the stream has acknowledged", lane.stored_total),
+                Figure("counter", "uplink_batches_stored", "record batches, one fsync each", lane.batches_total),
+                Figure("gauge", "uplink_records_waiting", "records sent and not acknowledged yet", lane.backlog),
+                Figure("counter", "live_batches_dropped", "copies that watchers were told they missed", feed.dropped_total),
+            ]
+
+        stack.enter_context(serve_metrics(settings.gateway.metrics_port, figures, "GATEWAY_METRICS_PORT"))
         await listener.open(settings.gateway.host, settings.gateway.mqtt_port)
         http = asyncio.create_task(
             serve(

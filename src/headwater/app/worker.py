@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import fields
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -13,6 +15,7 @@ from nats.aio.msg import Msg
 
 from headwater.app import readiness
 from headwater.app.connections import connect_nats
+from headwater.app.metrics import Figure, serve_metrics
 from headwater.app.process import give_way
 from headwater.app.settings import Settings, require
 from headwater.clock import SystemClock
@@ -29,7 +32,7 @@ from headwater.store.writer import StoreCounts, StoreParts, StoreWork
 from headwater.store.writer_devices import KnownDevices
 from headwater.store.writer_frontier import StreamFrontier
 from headwater.stream import subjects
-from headwater.stream.consumer import LaneConsumer
+from headwater.stream.consumer import LaneConsumer, LaneState
 from headwater.stream.publisher import Publisher
 from headwater.stream.topology import PRESENCE, STORE, ensure
 from headwater.stream.trim import TrimDuty
@@ -93,6 +96,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             RollupDuty(partitions, clock, every_s=settings.worker.rollup_interval_s),
         ]
 
+        figures = partial(_figures, store.counts, presence.counts, consumers)
+        stack.enter_context(serve_metrics(settings.worker.metrics_port, figures, "WORKER_METRICS_PORT"))
         async with asyncio.TaskGroup() as group:
             for consumer in consumers:
                 group.create_task(consumer.run(stop))
@@ -100,6 +105,19 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 group.create_task(duty.serve(each, connect, stop))
             readiness.announce_ready()
             log.info("worker_ready", name=settings.worker.name)
+
+
+def _figures(store: StoreCounts, presence: PresenceCounts, consumers: list[LaneConsumer]) -> Iterator[Figure]:
+    for name, counts in (("store", store), ("presence", presence)):
+        for each in fields(counts):
+            yield Figure("counter", f"{name}_{each.name}", f"{each.name} of the {name}", getattr(counts, each.name))
+    for consumer in consumers:
+        for lane in consumer.held:
+            state = consumer.states.get(lane, LaneState())
+            labels = {"consumer": consumer.consumer.name, "lane": str(lane)}
+            yield Figure("gauge", "lane_position", "stream sequence that is done", state.position, labels)
+            yield Figure("counter", "lane_errors", "sessions of a lane that ended in an error", state.errors, labels)
+            yield Figure("counter", "lane_reader_restarts", "times a lane was read anew", state.restarts, labels)
 
 
 async def _forget(known: KnownDevices, message: Msg) -> Any:

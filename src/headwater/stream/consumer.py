@@ -58,7 +58,7 @@ MakeWork = Callable[[Any, int], LaneWork]
 
 @dataclass(slots=True)
 class LaneState:
-    """For the metrics. position and stream_position are sequences of the stream."""
+    """For the metrics. position is a sequence of the stream."""
 
     position: int = 0
     errors: int = 0
