@@ -121,7 +121,13 @@ class BatchWriter:
         self.count = 0
 
     def append(self, record: Record) -> None:
-        _encoder.encode_into(record, self._buffer, -1)
+        """Raises what the encoder raises; then the batch is as it was: nobody else's record suffers for this one."""
+        before = len(self._buffer)
+        try:
+            _encoder.encode_into(record, self._buffer, -1)
+        except BaseException:
+            del self._buffer[before:]
+            raise
         self.count += 1
 
     @property
