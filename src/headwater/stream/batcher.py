@@ -2,8 +2,8 @@
 
 At rest a record waits for nobody: its batch goes out at the end of the turn of the loop in which it came. Under load, which
 the size of the last batch tells, batches keep a distance of `GAP_S`, because each costs an fsync whatever its size. At most
-`IN_FLIGHT_MAX` are under way; what arrives meanwhile gathers in the next one. Completions are handed out in the order of
-the batches, so acknowledgements keep the order of the messages [MQTT-4.6.0-2].
+`IN_FLIGHT_MAX` are under way; what arrives meanwhile gathers in the next ones, which wait in their order. Completions are
+handed out in the order of the batches, so acknowledgements keep the order of the messages [MQTT-4.6.0-2].
 
 Nothing here awaits per record: a caller appends, and notes itself in the batch.
 """
@@ -33,10 +33,13 @@ LOADED_RECORDS = 32
 RECORDS_MAX = 2_048
 """About 300 KiB of ordinary telemetry: below NATS's default max_payload of 1 MiB."""
 BYTES_MAX = 512 * 1024
-
+"""A batch of this size takes nothing more. With the last message in it, 256 KiB unless a quota says otherwise, it stays
+below the same 1 MiB."""
 
 BACKLOG_MAX = 50_000
-"""Records in memory while NATS is slow or away, about 30 MB; beyond it devices are not read from."""
+"""Records in memory while NATS is slow or away, some 10 MB of ordinary ones; beyond it devices are not read from."""
+BACKLOG_BYTES_MAX = 64 << 20
+"""The same for large ones: what each of the connections may still add is at most one message."""
 
 
 class Waiter(Protocol):
@@ -78,7 +81,7 @@ class Batcher:
     """Batches for one subject.
 
     open     the batch that gathers now
-    backlog  records sent and not stored yet
+    backlog  records in the batches that take nothing more and are not stored yet
     full     callers should read no further: what is in memory is enough
     live     gets the watched records of each batch that the stream has stored, after its waiters
     """
@@ -90,6 +93,7 @@ class Batcher:
         self._subject = subject
         self._in_flight_max = in_flight_max
         self._live = live
+        self._waiting: deque[Batch] = deque()
         self._under_way: deque[Batch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -99,6 +103,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self.open = Batch()
         self.backlog = 0
+        self._backlog_bytes = 0
         self.full = False
         self.stored_total = 0
         self.batches_total = 0
@@ -107,7 +112,7 @@ class Batcher:
         """The open batch, with room for this many records: what came in one message is stored or refused in one piece."""
         writer = self.open.writer
         if writer.count and (writer.count + count > RECORDS_MAX or writer.size >= BYTES_MAX):
-            self._send()
+            self._close()
         return self.open
 
     def append(self, batch: Batch, record: Record) -> None:
@@ -130,15 +135,19 @@ class Batcher:
             self._loop.call_later(wait_s, self._flush)
 
     def add(self, records: Sequence[Record]) -> asyncio.Future[None]:
-        """For callers outside the hot path: a future that is done when all of the records are stored."""
+        """For callers outside the hot path: a future that is done when all of the records are stored.
+
+        What fits into a batch stays in one piece.
+        """
         future: asyncio.Future[None] = self._loop.create_future()
-        parts = [records[start : start + RECORDS_MAX] for start in range(0, len(records), RECORDS_MAX)] or [records]
-        waiter = _FutureWaiter(future, len(parts))
-        for part in parts:
-            batch = self.batch_for(len(part))
-            for record in part:
-                self.append(batch, record)
-            batch.waiters.append((waiter, []))
+        waiter = _FutureWaiter(future)
+        batch = self.batch_for(min(len(records), RECORDS_MAX))
+        waiter.wait_for(batch)
+        for record in records:
+            if batch.writer.count >= RECORDS_MAX or batch.writer.size >= BYTES_MAX:
+                batch = self.batch_for(1)
+                waiter.wait_for(batch)
+            self.append(batch, record)
         self.wake()
         return future
 
@@ -149,25 +158,37 @@ class Batcher:
     def _flush(self) -> None:
         self._scheduled = False
         if len(self._under_way) < self._in_flight_max:
-            self._send()
+            self._close()
 
     def _settle(self) -> None:
         """A batch has ended: go on with what gathered, or be idle."""
+        self._send_waiting()
         if self.open.writer.count or self.open.waiters:
             self.wake()
         elif not self._under_way and not self._scheduled:
             self._idle.set()
 
-    def _send(self) -> None:
+    def _close(self) -> None:
+        """The open batch takes nothing more: it goes as soon as it may."""
         batch, self.open = self.open, Batch()
-        self.backlog += batch.writer.count
-        self.full = self.backlog > BACKLOG_MAX
-        self._under_way.append(batch)
-        if batch.writer.count >= LOADED_RECORDS:
-            self._next_send_at = self._loop.time() + GAP_S
-        task = self._loop.create_task(self._store(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._waiting.append(batch)
+        self._count(batch, 1)
+        self._send_waiting()
+
+    def _count(self, batch: Batch, sign: int) -> None:
+        self.backlog += sign * batch.writer.count
+        self._backlog_bytes += sign * batch.writer.size
+        self.full = self.backlog > BACKLOG_MAX or self._backlog_bytes > BACKLOG_BYTES_MAX
+
+    def _send_waiting(self) -> None:
+        while self._waiting and len(self._under_way) < self._in_flight_max:
+            batch = self._waiting.popleft()
+            self._under_way.append(batch)
+            if batch.writer.count >= LOADED_RECORDS:
+                self._next_send_at = self._loop.time() + GAP_S
+            task = self._loop.create_task(self._store(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _store(self, batch: Batch) -> None:
         try:
@@ -185,19 +206,24 @@ class Batcher:
         """Hand out completions from the front; a batch that overtook another waits for it."""
         while self._under_way and self._under_way[0].finished:
             batch = self._under_way.popleft()
-            self.backlog -= batch.writer.count
-            self.full = self.backlog > BACKLOG_MAX
+            self._count(batch, -1)
             self.batches_total += 1
             if batch.error is None:
                 self.stored_total += batch.writer.count
-                for waiter, token in batch.waiters:
-                    waiter.stored(token)
-                if batch.watched and self._live is not None:
-                    self._live.offer(batch.watched)
-            else:
-                for waiter, token in batch.waiters:
-                    waiter.refused(token, batch.error)
+            for waiter, token in batch.waiters:
+                self._tell(waiter, token, batch.error)
+            if batch.error is None and batch.watched and self._live is not None:
+                self._live.offer(batch.watched)
         self._settle()
+
+    def _tell(self, waiter: Waiter, token: list[int], error: DomainError | None) -> None:
+        try:
+            if error is None:
+                waiter.stored(token)
+            else:
+                waiter.refused(token, error)
+        except Exception:  # one connection's trouble, which must not keep the others waiting for ever
+            log.exception("waiter_failed", subject=self._subject)
 
 
 class _FutureWaiter:
@@ -205,9 +231,13 @@ class _FutureWaiter:
 
     __slots__ = ("_future", "_left")
 
-    def __init__(self, future: asyncio.Future[None], batches: int) -> None:
+    def __init__(self, future: asyncio.Future[None]) -> None:
         self._future = future
-        self._left = batches
+        self._left = 0
+
+    def wait_for(self, batch: Batch) -> None:
+        self._left += 1
+        batch.waiters.append((self, []))
 
     def stored(self, token: list[int]) -> None:
         self._left -= 1
