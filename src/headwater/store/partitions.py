@@ -7,6 +7,7 @@ thousand tables. The function in the database does the work with its owner's rig
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -17,6 +18,30 @@ DAYS_AHEAD = 3
 """A worker that nobody looks after over a long weekend does not run out of days."""
 DAY_US = 86_400_000_000
 _EPOCH = date(1970, 1, 1)
+
+PARENTS = ("telemetry", "telemetry_1m", "telemetry_1h")
+_LIST = r"""
+SELECT p.relname AS parent, c.relname AS name, to_date(right(c.relname, 8), 'YYYYMMDD') AS starts
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+WHERE p.relnamespace = 'headwater'::regnamespace AND p.relname = ANY ($1::text[]) AND c.relname ~ '_\d{8}$'
+ORDER BY starts, name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Of the days from `starts` to before `ends`, UTC."""
+
+    parent: str
+    name: str
+    starts: date
+    ends: date
+
+
+async def list_partitions(connection: Any) -> list[Partition]:
+    """All but the default ones, oldest first."""
+    rows = await connection.fetch(_LIST, PARENTS)
+    return [Partition(row["parent"], row["name"], *span(row["parent"], row["starts"])) for row in rows]
 
 
 class PartitionKeeper:

@@ -66,6 +66,7 @@ CREATE TABLE invitation (
     expires_at   timestamptz NOT NULL
 );
 CREATE UNIQUE INDEX invitation_email ON invitation (tenant_id, lower(email));
+CREATE INDEX invitation_expiry ON invitation (expires_at);
 
 -- A new password without the old one, by a token that is used once.
 CREATE TABLE password_reset (
@@ -78,6 +79,7 @@ CREATE TABLE password_reset (
     expires_at   timestamptz NOT NULL
 );
 CREATE INDEX password_reset_person ON password_reset (person_id);
+CREATE INDEX password_reset_expiry ON password_reset (expires_at);
 
 CREATE TABLE operator_token (
     id            uuid PRIMARY KEY,

@@ -29,7 +29,7 @@ CREATE TABLE device (
     UNIQUE (tenant_id, id),
     FOREIGN KEY (tenant_id, profile_id) REFERENCES profile (tenant_id, id)
 );
-CREATE INDEX device_profile ON device (tenant_id, profile_id);
+CREATE INDEX device_profile ON device (tenant_id, profile_id, id);
 CREATE INDEX device_name ON device (tenant_id, name, id);
 CREATE INDEX device_labels ON device USING gin (labels jsonb_path_ops);
 CREATE INDEX device_attributes ON device USING gin (attributes jsonb_path_ops);
@@ -128,6 +128,7 @@ CREATE TABLE removed_device (
     removed_at  timestamptz NOT NULL DEFAULT now(),
     swept_at    timestamptz                          -- first removal; a second one catches what was under way then
 );
+CREATE INDEX removed_device_due ON removed_device (swept_at NULLS FIRST, device_id);
 
 CREATE FUNCTION device_removed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$

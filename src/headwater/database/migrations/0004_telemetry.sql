@@ -118,12 +118,14 @@ CREATE TABLE telemetry_ledger (
     PRIMARY KEY (lane, sequence)
 );
 
--- A rule of retention that was applied to a partition and need not be again.
+-- What of a profile's retention has been applied, so that nothing is gone through twice (store/retention.py).
 CREATE TABLE retention_done (
-    partition  text NOT NULL,
-    rule       text NOT NULL,
-    done_at    timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (partition, rule)
+    profile_id   uuid PRIMARY KEY REFERENCES profile ON DELETE CASCADE,
+    version      bigint NOT NULL,                    -- of the profile
+    rules        bytea NOT NULL,                     -- digest of its retention
+    day          date NOT NULL,                      -- everything that had expired by then
+    sequence     bigint NOT NULL,                    -- rows above this place in the stream may have come since
+    looked_at    timestamptz NOT NULL                -- devices that changed since may have got the profile since
 );
 
 -- Each UPLINK stream that there ever was. A stream made anew counts from 1; with the offset, sequences here only rise.

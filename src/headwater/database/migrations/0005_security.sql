@@ -62,8 +62,10 @@ GRANT DELETE ON event TO headwater_writer;
 GRANT SELECT, UPDATE, DELETE ON removed_device TO headwater_writer;
 GRANT UPDATE (status, version, updated_at) ON device TO headwater_writer;
 GRANT SELECT ON tenant, device, profile TO headwater_writer;
-GRANT DELETE ON idempotency_key, refresh_token TO headwater_writer;
-GRANT SELECT ON idempotency_key, refresh_token TO headwater_writer;
+-- What has expired: enough to find and delete it, nothing secret.
+GRANT DELETE ON idempotency_key, refresh_token, invitation, password_reset TO headwater_writer;
+GRANT SELECT (tenant_id, actor, key, created_at) ON idempotency_key TO headwater_writer;
+GRANT SELECT (id, expires_at) ON refresh_token, invitation, password_reset TO headwater_writer;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenant, person, membership, operator_token, profile, audit_entry TO headwater_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, refresh_token, password_reset TO headwater_operator;
@@ -236,8 +238,10 @@ BEGIN
 END
 $$;
 
+-- It waits for whoever reads telemetry, and everybody who comes meanwhile waits behind it: so not for long. Longer than
+-- autovacuum needs to give way, which is deadlock_timeout.
 CREATE FUNCTION telemetry_partition_drop(partition text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp SET lock_timeout = '3s' AS $$
 BEGIN
     IF partition !~ '^telemetry(_1m|_1h)?_[0-9]{8}$' THEN
         RAISE EXCEPTION 'not a partition that may be dropped: %', partition;
@@ -247,14 +251,15 @@ BEGIN
         RETURN false;
     END IF;
     EXECUTE format('DROP TABLE %I', partition);
-    DELETE FROM retention_done WHERE retention_done.partition = telemetry_partition_drop.partition;
     RETURN true;
 END
 $$;
 
 -- New pages of telemetry and of its minutes enter the BRIN indexes when somebody asks; until then a roll-up reads all of them.
-CREATE FUNCTION telemetry_summarize() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+-- Only partitions with days from `since` on, and the default ones. One that is being vacuumed is left out: vacuum does the
+-- same.
+CREATE FUNCTION telemetry_summarize(since date DEFAULT '-infinity') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     target regclass;
 BEGIN
@@ -264,9 +269,16 @@ BEGIN
         JOIN pg_index i ON i.indrelid = h.inhrelid
         JOIN pg_class c ON c.oid = i.indexrelid
         JOIN pg_am m ON m.oid = c.relam AND m.amname = 'brin'
+        JOIN pg_class t ON t.oid = h.inhrelid
         WHERE h.inhparent IN ('telemetry'::regclass, 'telemetry_1m'::regclass)
+          AND (t.relname !~ '_[0-9]{8}$'
+               OR to_date(right(t.relname, 8), 'YYYYMMDD') >= since - CASE t.relname ~ '_1m_' WHEN true THEN 6 ELSE 0 END)
     LOOP
-        PERFORM brin_summarize_new_values(target);
+        BEGIN
+            PERFORM brin_summarize_new_values(target);
+        EXCEPTION WHEN lock_not_available THEN
+            CONTINUE;
+        END;
     END LOOP;
 END
 $$;
@@ -278,7 +290,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'telemetry_partition_create(text, date, date)', 'telemetry_partition_drop(text)', 'telemetry_summarize()']
+        'telemetry_partition_create(text, date, date)', 'telemetry_partition_drop(text)', 'telemetry_summarize(date)']
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', name);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO headwater_writer', name);
