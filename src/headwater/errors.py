@@ -34,6 +34,16 @@ class Conflict(DomainError):
     code = "resource.conflict"
 
 
+class ReferenceUnknown(Conflict):
+    """Something that the request names does not exist (now); `field` says where it is named."""
+
+    code = "reference.unknown"
+
+    def __init__(self, detail: str, field: str, **fields: object) -> None:
+        super().__init__(detail, field=field, **fields)
+        self.field = field
+
+
 class VersionConflict(DomainError):
     """It has changed since you looked: read it again, and decide again."""
 

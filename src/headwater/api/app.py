@@ -18,6 +18,7 @@ from headwater.api.handlers import handlers_of
 from headwater.api.idempotency import Once
 from headwater.api.limits import RequestLimits
 from headwater.api.pagination import Cursors
+from headwater.api.query_strings import QueryStrings
 from headwater.api.request import APIRequest
 from headwater.api.routes import NOUNS
 from headwater.api.services import APIServices, Built, Noun
@@ -31,10 +32,11 @@ def create_app(services: APIServices, nouns: Sequence[Noun] = NOUNS) -> Litestar
     """nouns: all of them; a test may give its own."""
     identification = Identification(services.database, AccessTokens(services.secret_key, services.clock), services.clock)
     methods: dict[str, set[str]] = {}
+    query_strings = QueryStrings()
     built = [(noun, noun.build(services)) for noun in nouns]
     app = Litestar(
         route_handlers=[_router(noun, made) for noun, made in built],
-        guards=[auth.Gate(identification, RequestLimits(services.clock))],
+        guards=[auth.Gate(identification, RequestLimits(services.clock)), query_strings],
         dependencies={
             "caller": Provide(auth.provide_caller, sync_to_thread=False),
             "identity": Provide(auth.provide_identity, sync_to_thread=False),
@@ -57,6 +59,7 @@ def create_app(services: APIServices, nouns: Sequence[Noun] = NOUNS) -> Litestar
         auth.check_declared(handler, paths)
         for path in paths:
             methods.setdefault(path, {"OPTIONS"}).update(getattr(handler, "http_methods", ()))
+    query_strings.learn(app)
     return app
 
 

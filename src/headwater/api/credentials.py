@@ -14,8 +14,8 @@ from msgspec import Meta
 from headwater.api.idempotency import Created, Once
 from headwater.api.services import APIServices, Noun
 from headwater.device.credentials import Credential, CredentialService
-from headwater.device.errors import CredentialLimit, DeviceDecommissioned, DeviceInvalid
-from headwater.errors import NotFound
+from headwater.device.errors import CredentialLimit, DeviceDecommissioned
+from headwater.errors import Conflict, NotFound
 from headwater.stream.registry_events import NATSRegistryEvents
 from headwater.tenancy.audit import AuditTrail
 from headwater.tenancy.scope import TenantScope
@@ -52,7 +52,7 @@ class CreatedCredential(msgspec.Struct, frozen=True):
 
 @post("/devices/{device_id:uuid}/credentials", operation_id="createCredential", permission="credential:write",
       group_scoped=True, idempotent=True,
-      problems=(NotFound, DeviceInvalid, DeviceDecommissioned, CredentialLimit))  # fmt: skip
+      problems=(NotFound, Conflict, DeviceDecommissioned, CredentialLimit))  # fmt: skip
 async def create_credential(  # noqa: PLR0917  # the framework gives them by name
     request: Request[Any, Any, Any],
     caller: TenantScope,

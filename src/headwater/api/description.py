@@ -7,6 +7,7 @@ same bytes, so a difference to the committed `openapi/v1.json` is a difference o
     x-access        permission, member, person, anyone, operator or public
     x-permission    the permission, where x-access is that
     x-group-scoped  whether a token that is limited to a device group gets in
+    x-condition     the header of RFC 9110 that makes the request a conditional one
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from headwater.api.auth import ACCESS
 from headwater.api.errors import (
     BodyTooLarge,
     CursorInvalid,
+    IdempotencyGone,
     IdempotencyInProgress,
     IdempotencyKeyInvalid,
     IdempotencyMismatch,
@@ -37,7 +39,12 @@ from headwater.api.errors import (
     Unexpected,
 )
 from headwater.api.handlers import handlers_of
+from headwater.api.pagination import CURSOR_LENGTH_MAX
+from headwater.device.device import ATTRIBUTES_DEPTH_MAX
+from headwater.device.filter import TEXT_CHARACTERS_MAX
+from headwater.device.filter_pattern import OPTIONAL_FILTER_PATTERN, SORT_PATTERN
 from headwater.errors import DomainError, Forbidden, Invalid, Unauthenticated, Unavailable, VersionConflict
+from headwater.store.query_interval import ZONE
 from headwater.tenancy.errors import (
     GroupScoped,
     NotAMember,
@@ -46,8 +53,63 @@ from headwater.tenancy.errors import (
     TokenExpired,
     TokenRevoked,
 )
+from headwater.tenancy.text import NO_NUL
 
 REF = "#/components/schemas/{name}"
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "Cursor": {
+        "type": "string", "maxLength": CURSOR_LENGTH_MAX, "pattern": "^[A-Za-z0-9_-]*$",
+        "description": "Opaque, from an answer of the same list, filter and order.",
+    },
+    "DeviceFilter": {
+        "type": "string", "maxLength": TEXT_CHARACTERS_MAX, "pattern": OPTIONAL_FILTER_PATTERN,
+        "description": "Empty, or an expression over a device's fields. The pattern holds what a regular expression can "
+        "say: the server also takes deeper parentheses, bare words as texts and more white space.",
+        "examples": ['labels.site = "north" and attributes.floor >= 3 and status in (active, suspended)'],
+    },
+    "DeviceSort": {
+        "type": "string", "pattern": SORT_PATTERN, "description": "A field of the filter, `-` before it = descending.",
+        "examples": ["-last_seen_at"],
+    },
+    "JSONValue": {
+        "description": "Any JSON without the character U+0000, which PostgreSQL does not keep; "
+        f"at most {ATTRIBUTES_DEPTH_MAX} levels deep.",
+        "anyOf": [
+            {"type": ["null", "boolean", "number"]},
+            {"type": "string", "pattern": NO_NUL},
+            {"type": "array", "items": {"$ref": REF.format(name="JSONValue")}},
+            {
+                "type": "object",
+                "propertyNames": {"pattern": NO_NUL},
+                "additionalProperties": {"$ref": REF.format(name="JSONValue")},
+            },
+        ],
+    },
+    "TimeZone": {
+        "type": "string", "pattern": f"^{ZONE}$", "description": "An IANA name.",
+        "examples": ["Europe/Berlin"],
+    },
+}  # fmt: skip
+_TEXTS = {
+    "headwater-cursor": "Cursor", "headwater-filter": "DeviceFilter", "headwater-json": "JSONValue",
+    "headwater-sort": "DeviceSort", "headwater-time-zone": "TimeZone",
+}  # fmt: skip
+"""`format` in the schema of a member or parameter -> its component"""
+_EVENT_STREAM = {
+    "ServerSentEvent": {
+        "title": "ServerSentEvent",
+        "description": "Of each event of the stream. data: JSON, docs/reference/live.md says which.",
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {"type": "string"},
+            "id": {"type": "string"},
+            "event": {"type": "string"},
+            "retry": {"type": "integer"},
+        },
+    },
+}
 _JSON = "application/json"
 
 _BY_CREDENTIAL = (Unauthenticated, TokenExpired, TokenRevoked, PersonSuspended, TenantSuspended, Forbidden, RateLimited)
@@ -58,6 +120,9 @@ The control API of a Headwater installation.
 Credentials are bearer tokens: the access token of a session (`POST /api/v1/auth/login`), an API token (`hwt_...`) or, for
 the operator's plane, an operator token (`hwo_...`). Every answer that is not a success is `application/problem+json`
 (RFC 9457) with a stable `code`. Lists are pages with a cursor. Times are UTC.
+
+What can change has a version, told as `ETag`. Whoever read it sends that as `If-Match`, and the change is made only where
+nobody else was faster (412); `If-None-Match` saves the body of a GET (304). Operations that take one have `x-condition`.
 """.strip()
 
 
@@ -87,8 +152,9 @@ def describe(app: Litestar) -> dict[str, Any]:
                 "bearer": {"type": "http", "scheme": "bearer", "description": "An access token or an API token."},
                 "operator": {"type": "http", "scheme": "bearer", "description": "An operator's access or operator token."},
             },
-            "schemas": dict(sorted({**types.components, **_PROBLEM}.items())),
+            "schemas": dict(sorted({**types.components, **_PROBLEM, **_SHARED, **_EVENT_STREAM}.items())),
             "responses": dict(sorted(types.responses.items())),
+            "parameters": _CONDITIONS,
             "examples": {e.code: _example(e) for e in sorted(types.errors, key=lambda e: e.code)},
         },
     }
@@ -136,6 +202,8 @@ class _Types:
             schema = {**self._litestars[schema.pop("$ref").rsplit("/", 1)[1]], **schema}
             schema.pop("title", None)
             schema.pop("description", None)
+        if _is_shared(schema):
+            return _shared(schema)
         for part in schema.pop("allOf", []):
             schema = {**self.parameter(part), **schema}
         options = [o for o in schema.pop("oneOf", []) if o.get("type") != "null"]
@@ -145,6 +213,9 @@ class _Types:
             schema["oneOf"] = [self.parameter(o) for o in options]
         if isinstance(schema.get("items"), dict):
             schema["items"] = self.parameter(schema["items"])
+        if isinstance(schema.get("type"), list):
+            schema["type"] = next(t for t in schema["type"] if t != "null")
+            schema["enum"] = [value for value in schema["enum"] if value is not None]
         return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in schema.items()}
 
 
@@ -187,12 +258,25 @@ def _mark_time(schema: dict[str, Any]) -> None:
 def _tidy(schema: Any) -> Any:
     """msgspec's names of generics (`Page_APIToken_`), and its integers' bounds, as people write them."""
     if isinstance(schema, dict):
+        if _is_shared(schema):
+            return _shared(schema)
         return {_name(k): _tidy(v) for k, v in schema.items()}
     if isinstance(schema, list):
         return [_tidy(v) for v in schema]
     if isinstance(schema, str) and schema.startswith("#/components/schemas/"):
         return REF.format(name=_name(schema.rsplit("/", 1)[1]))
     return schema
+
+
+def _is_shared(schema: dict[str, Any]) -> bool:
+    return isinstance(schema.get("format"), str) and schema["format"] in _TEXTS  # not a member called format
+
+
+def _shared(schema: dict[str, Any]) -> dict[str, Any]:
+    """A text of a language of ours: what it must keep to is said once."""
+    name = _TEXTS[schema["format"]]
+    own = {k: v for k, v in schema.items() if k != "format" and _SHARED[name].get(k) != v}
+    return {"$ref": REF.format(name=name), **own}
 
 
 def _name(name: str) -> str:
@@ -220,10 +304,15 @@ def _answers(handler: HTTPRouteHandler) -> dict[int, Any]:
 # --- operations --------------------------------------------------------------------------------------------------------
 
 
+_SECURITY: dict[str, list[dict[str, list[str]]]] = {"public": [], "operator": [{"operator": []}]}
+
+
 def _operation(method: str, raw: dict[str, Any], handler: HTTPRouteHandler, types: _Types) -> dict[str, Any]:
     text = " ".join(raw.get("description", "").split("\n\n", 1)[0].split())
     access = next(name for name in ACCESS if handler.opt.get(name))
-    parameters = [_parameter(p, types) for p in raw.get("parameters", [])] + _headers(method, handler)
+    parameters = [_parameter(p, types) for p in raw.get("parameters", [])]
+    if handler.opt.get("idempotent"):
+        parameters.append(_IDEMPOTENCY_KEY)
     operation: dict[str, Any] = {
         "operationId": raw["operationId"],
         "tags": raw["tags"],
@@ -232,11 +321,14 @@ def _operation(method: str, raw: dict[str, Any], handler: HTTPRouteHandler, type
         "parameters": parameters,
         "x-access": access,
         "x-group-scoped": bool(handler.opt.get("group_scoped")) or access in {"anyone", "public"},
-        "security": {"public": [], "operator": [{"operator": []}]}.get(access, [{"bearer": []}]),
+        "security": handler.opt.get("security") or _SECURITY.get(access, [{"bearer": []}]),
         "responses": _responses(method, parameters, handler, types),
     }
     if access == "permission":
         operation["x-permission"] = str(handler.opt["permission"])
+    condition = _condition(method, handler)
+    if condition is not None:
+        operation["x-condition"] = {"$ref": f"#/components/parameters/{condition}"}
     body = _request_body(handler, types)
     if body is not None:
         operation["requestBody"] = body
@@ -250,25 +342,38 @@ def _parameter(raw: dict[str, Any], types: _Types) -> dict[str, Any]:
     return parameter
 
 
-def _headers(method: str, handler: HTTPRouteHandler) -> list[dict[str, Any]]:
-    def header(name: str, description: str, pattern: str, example: str) -> dict[str, Any]:
-        schema = {"type": "string", "pattern": pattern, "maxLength": 200}
-        told = {"description": description, "schema": schema, "example": example}
-        return {"name": name, "in": "header", "required": False, **told}
+def _header(name: str, description: str, pattern: str, example: str) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": pattern}
+    return {
+        "name": name, "in": "header", "required": False, "description": description, "schema": schema, "example": example,
+    }  # fmt: skip
 
-    if handler.opt.get("idempotent"):
-        return [header("Idempotency-Key", "Repeats are answered again, not done again.", r"^[!-~]{1,200}$", "7f9c2ba4")]
+
+_IDEMPOTENCY_KEY = _header("Idempotency-Key", "Repeats are answered again, not done again.", r"^[!-~]{1,200}$", "7f9c2ba4")
+_CONDITIONS = {
+    "IfMatch": _header("If-Match", "412 where the ETag is another; absent = whatever it is.", r'^"[0-9]{1,18}"$', '"7"'),
+    "IfNoneMatch": _header("If-None-Match", "304 where the ETag is this.", r'^"[0-9]{1,18}"$', '"7"'),
+}
+"""The conditions of RFC 9110. They are HTTP's own, as Accept and Authorization are, which OpenAPI keeps out of the list of
+parameters: what makes one of them good is the ETag of an answer and no schema. So an operation refers to them beside it."""
+
+
+def _condition(method: str, handler: HTTPRouteHandler) -> str | None:
     if not handler.opt.get("versioned"):
-        return []
-    if method == "get":
-        return [header("If-None-Match", "304 where the ETag is this.", r'^"[0-9]{1,18}"$', '"7"')]
-    return [header("If-Match", "412 where the ETag is another; absent = whatever it is.", r'^"[0-9]{1,18}"$', '"7"')]
+        return None
+    return "IfNoneMatch" if method == "get" else "IfMatch"
 
 
 def _request_body(handler: HTTPRouteHandler, types: _Types) -> dict[str, Any] | None:
     binary = handler.opt.get("body_types")
     if binary:
-        return {"required": True, "content": {media_type: {"schema": {"type": "string"}} for media_type in binary}}
+        return {
+            "required": True,
+            "content": {
+                media_type: {"schema": {"type": "string", "pattern": pattern} if pattern else {"type": "string"}}
+                for media_type, pattern in binary.items()
+            },
+        }
     body = _body(handler)
     return None if body is None else {"required": True, "content": {_JSON: {"schema": types.schema(body)}}}
 
@@ -309,7 +414,7 @@ def _common_problems(
             yield GroupScoped
     if any(p["in"] == "path" for p in parameters):
         yield PathUnknown
-    if any(p["name"] == "cursor" for p in parameters):
+    if any(p["name"] == "cursor" for p in parameters) or "cursor" in getattr(_body(handler), "__struct_fields__", ()):
         yield CursorInvalid
     body = _body(handler) is not None or "body_types" in opt
     if parameters or body:
@@ -317,7 +422,7 @@ def _common_problems(
     if body:
         yield from (BodyTooLarge, MediaTypeUnsupported)
     if opt.get("idempotent"):
-        yield from (IdempotencyKeyInvalid, IdempotencyMismatch, IdempotencyInProgress)
+        yield from (IdempotencyKeyInvalid, IdempotencyMismatch, IdempotencyInProgress, IdempotencyGone)
     if opt.get("versioned") and method != "get":
         yield VersionConflict
     yield from (Unexpected, Unavailable)
@@ -352,6 +457,8 @@ def _media_types(handler: HTTPRouteHandler) -> tuple[str, ...]:
 
 
 def _media_schema(media_type: str, handler: HTTPRouteHandler, types: _Types) -> dict[str, Any]:
+    if media_type == "text/event-stream":
+        return {"$ref": REF.format(name="ServerSentEvent")}
     answer = _answer(handler)
     return types.schema(answer) if media_type == _JSON and answer is not None else {"type": "string"}
 

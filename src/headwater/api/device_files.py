@@ -13,6 +13,7 @@ from litestar.response import Stream
 from headwater.api.devices import DeviceFilter, InGroup
 from headwater.api.errors import MediaTypeUnsupported
 from headwater.api.services import APIServices, Noun
+from headwater.device.device import TEXT
 from headwater.device.devices import DeviceService
 from headwater.device.errors import ExportTooWide, FilterInvalid, ImportInvalid
 from headwater.device.exports import ExportService
@@ -30,12 +31,18 @@ from headwater.stream.registry_events import NATSRegistryEvents
 from headwater.tenancy.audit import AuditTrail
 from headwater.tenancy.errors import GroupScoped
 from headwater.tenancy.scope import TenantScope
+from headwater.tenancy.text import SPACES
 
 FILE_BYTES_MAX = 64 << 20
 """Some 500,000 plain lines. The report waits in memory until the file is read, and is at most five times as large."""
 
 NDJSON = "application/x-ndjson"
 _FORMATS = {"text/csv": FileFormat.CSV, NDJSON: FileFormat.NDJSON}
+_NAME = rf"[^{SPACES},;\"\x00](?:[^,;\"\t\r\n\x00]*[^{SPACES},;\"\x00])?"
+_COLUMN = rf"(?:labels|attributes)\.{_NAME}"
+CSV_PATTERN = rf"^external_id(?:,name)?(?:,profile)?(?:,status)?(?:,{_COLUMN})?(?:\r?\n[^\x00]*)?$"
+"""The header, for the API's description. The columns may stand in any order, and there may be more than one label or
+attribute: that no column stands twice is more than a pattern can say."""
 _TYPES = {FileFormat.CSV: "text/csv; charset=utf-8; header=present", FileFormat.NDJSON: NDJSON}
 
 
@@ -54,12 +61,12 @@ Credentials = Annotated[
     Parameter(required=False, description="new: for devices made now; rotate: a further one for those that existed, too."),
 ]
 DefaultProfile = Annotated[
-    str, Parameter(required=False, max_length=200, description="The profile of lines that name none.")
+    str, Parameter(required=False, max_length=200, pattern=TEXT, description="The profile of lines that name none.")
 ]
 
 
 @post("/devices/import", operation_id="importDevices", permission="device:write", group_scoped=True, status_code=200,
-      media_type=NDJSON, request_max_body_size=FILE_BYTES_MAX, body_types=tuple(_FORMATS),
+      media_type=NDJSON, request_max_body_size=FILE_BYTES_MAX, body_types={"text/csv": CSV_PATTERN, NDJSON: None},
       problems=(ImportInvalid, GroupScoped, MediaTypeUnsupported))  # fmt: skip
 async def import_devices(
     request: Request[Any, Any, Any],

@@ -20,7 +20,7 @@ from headwater.device.errors import DeviceDecommissioned, DeviceInvalid, FilterI
 from headwater.device.filter import TEXT_CHARACTERS_MAX
 from headwater.device.postgres import DevicePage
 from headwater.device.sort import parse_sort
-from headwater.errors import Conflict, NotFound, VersionConflict
+from headwater.errors import Conflict, NotFound, ReferenceUnknown, VersionConflict
 from headwater.stream.registry_events import NATSRegistryEvents
 from headwater.tenancy.audit import AuditTrail
 from headwater.tenancy.errors import GroupScoped, TenantQuotaReached
@@ -62,7 +62,7 @@ def page_of(cursors: Cursors, of: str, page: DevicePage) -> Page[Device]:
 
 
 @post("/devices", operation_id="createDevice", permission="device:write", idempotent=True,
-      problems=(DeviceInvalid, Conflict, TenantQuotaReached))  # fmt: skip
+      problems=(DeviceInvalid, Conflict, ReferenceUnknown, TenantQuotaReached))  # fmt: skip
 async def create_device(
     request: Request[Any, Any, Any], caller: TenantScope, data: NewDevice, devices: DeviceService, once: Once
 ) -> Response[Device]:
@@ -106,7 +106,8 @@ async def get_device(
 
 @patch("/devices/{device_id:uuid}", operation_id="updateDevice", permission="device:write", group_scoped=True,
        versioned=True,
-       problems=(NotFound, DeviceInvalid, Conflict, DeviceDecommissioned, VersionConflict, GroupScoped))  # fmt: skip
+       problems=(NotFound, DeviceInvalid, Conflict, ReferenceUnknown, DeviceDecommissioned, VersionConflict,
+                 GroupScoped))  # fmt: skip
 async def update_device(
     request: Request[Any, Any, Any], caller: TenantScope, device_id: UUID, data: DevicePatch, devices: DeviceService
 ) -> Response[Device]:

@@ -59,6 +59,12 @@ class IdempotencyInProgress(Conflict):
     code = "idempotency.in_progress"
 
 
+class IdempotencyGone(Conflict):
+    """What the first request with this Idempotency-Key made has been deleted since."""
+
+    code = "idempotency.gone"
+
+
 class Unexpected(DomainError):
     """A defect of ours. The request id finds it in the logs."""
 

@@ -18,7 +18,7 @@ from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, 
 from headwater.api.services import APIServices, Noun
 from headwater.device.device import TEXT, Device
 from headwater.device.devices import DeviceService
-from headwater.device.errors import DeviceInvalid, FilterInvalid, GroupInvalid, PositionInvalid
+from headwater.device.errors import DeviceInvalid, FilterInvalid, GroupInUse, GroupInvalid, PositionInvalid
 from headwater.device.filter import TEXT_CHARACTERS_MAX
 from headwater.device.groups import MEMBERS_AT_ONCE_MAX, Group, GroupService, MembersChanged
 from headwater.device.sort import parse_sort
@@ -27,10 +27,11 @@ from headwater.stream.registry_events import NATSRegistryEvents
 from headwater.tenancy.audit import AuditTrail
 from headwater.tenancy.errors import TenantQuotaReached
 from headwater.tenancy.scope import TenantScope
+from headwater.tenancy.text import TRIMMED
 
 _LIST = "groups"
 
-GroupName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00]([^\x00]*[^\s\x00])?$")]
+GroupName = Annotated[str, Meta(min_length=1, max_length=200, pattern=TRIMMED)]
 Query = Annotated[
     str,
     Meta(
@@ -116,9 +117,9 @@ async def update_group(
 
 
 @delete("/groups/{group_id:uuid}", operation_id="deleteGroup", permission="group:delete", versioned=True,
-        problems=(NotFound, VersionConflict))  # fmt: skip
+        problems=(NotFound, GroupInUse, VersionConflict))  # fmt: skip
 async def delete_group(request: Request[Any, Any, Any], caller: TenantScope, group_id: UUID, groups: GroupService) -> None:
-    """Delete a group, and with it the tokens that are limited to it. Its devices stay."""
+    """Delete a group that no token is limited to. Its devices stay."""
     await groups.delete(caller, group_id, version=etag.expected_version(request))
 
 

@@ -1,7 +1,8 @@
 """Idempotency-Key on creates: a request that was repeated is answered again, not done again.
 
 The answer is remembered in the transaction of the change that it reports, so there is no moment between the two in which
-a crash could leave one without the other. Only successes are remembered. A key belongs to the actor (token or person)
+a crash could leave one without the other. Only successes are remembered, and none is told any more once what it made has
+been deleted. A key belongs to the actor (token or person)
 and means one request: method, path and body. Kept for a day; the worker's maintenance forgets older ones. A secret that
 is shown once is not kept: the repeated answer leaves it out and says so (`secret_omitted`).
 
@@ -15,18 +16,35 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
 from litestar.serialization import default_serializer
 
-from headwater.api.errors import IdempotencyInProgress, IdempotencyKeyInvalid, IdempotencyMismatch
+from headwater.api.errors import (
+    IdempotencyGone,
+    IdempotencyInProgress,
+    IdempotencyKeyInvalid,
+    IdempotencyMismatch,
+)
 from headwater.database.session import Database
 from headwater.tenancy.scope import TenantScope
 
 HEADER = "idempotency-key"
 REPLAYED = "Idempotency-Replayed"
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
+_THERE = {
+    noun: f"SELECT EXISTS (SELECT FROM {table} WHERE id = $1)"  # noqa: S608  # names of this file
+    for noun, table in {
+        "devices": "device",
+        "groups": "device_group",
+        "invitations": "invitation",
+        "profiles": "profile",
+        "tokens": "api_token",
+    }.items()
+}
+"""noun in a Location -> whether that one still exists"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +52,7 @@ class Created:
     """What a create answers.
 
     body         JSON-encodable
-    location     path of the new resource
+    location     path of the new resource, or of the list below one that it belongs to
     version      for the ETag, where the resource has one
     secret_free  what to remember in place of `body`, where that shows a secret
     """
@@ -64,7 +82,7 @@ class Once:
     ) -> Response[Any]:
         """Call `create`, or repeat what it answered before.
 
-        Raises IdempotencyKeyInvalid, IdempotencyMismatch, IdempotencyInProgress, and what `create` raises.
+        Raises IdempotencyKeyInvalid, IdempotencyMismatch, IdempotencyInProgress, IdempotencyGone, and what `create` raises.
         """
         key = request.headers.get(HEADER)
         if key is None:
@@ -83,6 +101,8 @@ class Once:
                 caller.tenant_id, caller.actor, key,
             )  # fmt: skip
             if known is not None:
+                if known["request_hash"] == request_hash and not await _is_there(connection, known["headers"]["Location"]):
+                    raise IdempotencyGone("what this Idempotency-Key made has been deleted")
                 return _again(known, request_hash)
             created = await create()
             await connection.execute(
@@ -92,6 +112,12 @@ class Once:
                 _encode(created.body if created.secret_free is None else created.secret_free),
             )  # fmt: skip
         return _fresh(created)
+
+
+async def _is_there(connection: Any, location: str) -> bool:
+    """location: `/api/v1/<noun>/<id>`, perhaps with more behind it"""
+    noun, identifier = location.split("/")[3:5]
+    return bool(await connection.fetchval(_THERE[noun], UUID(identifier)))
 
 
 async def _hash(request: Request[Any, Any, Any]) -> bytes:

@@ -17,16 +17,19 @@ from litestar.response import Stream
 
 from headwater.api import auth, problems
 from headwater.api.context import request_id
-from headwater.api.live_access import CHECK_S, Access, Ticket, Tickets
+from headwater.api.live_access import CHECK_S, TICKET_LENGTH_MAX, Access, Ticket, Tickets
 from headwater.api.live_devices import RegistryFinder, last_id_of, wanted_of
 from headwater.api.live_socket import Conversation, Subscribed
 from headwater.api.services import APIServices, Built, Noun
-from headwater.errors import DomainError, Invalid, NotFound, Unauthenticated, Unavailable
+from headwater.device.errors import FilterInvalid
+from headwater.device.filter import TEXT_CHARACTERS_MAX
+from headwater.errors import DomainError, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
 from headwater.live.errors import SelectionTooWide, TicketInvalid, TooManyWatchers
 from headwater.live.event import EventKind
 from headwater.live.hub import Hub
 from headwater.live.selection import Subscriber
 from headwater.stream.topology import Topology
+from headwater.tenancy.errors import NotAMember, PersonSuspended, TenantSuspended, TokenExpired, TokenRevoked
 from headwater.tenancy.identification import Identification
 from headwater.tenancy.scope import TenantScope
 
@@ -34,10 +37,20 @@ QUIET_S = 15.0
 """A comment so that a proxy does not take a quiet stream for a dead one; most wait a minute."""
 RETRY_MS = 2_000
 """How long an EventSource waits before it connects again."""
-NAMES_LENGTH_MAX = 40_000
-"""1,000 device ids with commas"""
+NAMED_MAX = 100
+"""Devices, kinds or metrics named in the URL, which servers and proxies bound."""
+_UUID = "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}"
 
-Names = Annotated[str | None, QueryParameter(max_length=NAMES_LENGTH_MAX, description="Separated by commas.")]
+
+def _names(pattern: str) -> Any:
+    """A list in one parameter."""
+    listed = f"^(?:{pattern}(?:,{pattern}){{0,{NAMED_MAX - 1}}})?$"
+    return QueryParameter(pattern=listed, description=f"Separated by commas, {NAMED_MAX} at most.")
+
+
+DeviceNames = Annotated[str | None, _names(_UUID)]
+KindNames = Annotated[str | None, _names(f"(?:{'|'.join(EventKind)})")]
+MetricNames = Annotated[str | None, _names(r"[^,\x00]{1,200}")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +75,33 @@ async def create_ticket(
     return live.tickets.issue(auth.credential_of(request))
 
 
-@get("/live/events", operation_id="watchEvents", public=True, media_type="text/event-stream",
-     problems=(Unauthenticated, TicketInvalid, NotFound, SelectionTooWide, TooManyWatchers))  # fmt: skip
+@get("/live/events", operation_id="watchEvents", public=True, security=[{"bearer": []}, {}], media_type="text/event-stream",
+     problems=(Unauthenticated, TicketInvalid, TokenExpired, TokenRevoked, PersonSuspended, TenantSuspended, Forbidden,
+               NotAMember, NotFound, FilterInvalid, SelectionTooWide, TooManyWatchers))  # fmt: skip
 async def watch_events(
     request: Request[Any, Any, Any],
     live: NamedDependency[LiveService],
     identification: NamedDependency[Identification],
     *,
-    devices: Names = None,
+    devices: DeviceNames = None,
     group: Annotated[UUID | None, QueryParameter(description="A device group.")] = None,
-    q: Annotated[str | None, QueryParameter(max_length=2_000, description="A device filter.")] = None,
-    kinds: Names = None,
-    metrics: Names = None,
+    q: Annotated[
+        str | None,
+        QueryParameter(
+            max_length=TEXT_CHARACTERS_MAX, description="A device filter.", schema_extra={"format": "headwater-filter"}
+        ),
+    ] = None,
+    kinds: KindNames = None,
+    metrics: MetricNames = None,
     ticket: Annotated[
-        str | None, QueryParameter(max_length=4_096, description="In place of an Authorization header.")
+        str | None,
+        QueryParameter(
+            max_length=TICKET_LENGTH_MAX, pattern=r"^[A-Za-z0-9_.-]*$", description="In place of an Authorization header."
+        ),
     ] = None,
     last_event_id: Annotated[
-        str | None, QueryParameter(max_length=40, description="In place of a Last-Event-ID header.")
+        str | None,
+        QueryParameter(pattern="^(?:[0-9]{1,19}-[0-9]{1,9})?$", description="In place of a Last-Event-ID header."),
     ] = None,
 ) -> Stream:
     """Server-sent events, from now on or behind the last event seen. Needs `telemetry:read`, by header or ticket."""

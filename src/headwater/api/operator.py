@@ -18,7 +18,7 @@ from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, 
 from headwater.api.services import APIServices, Noun
 from headwater.errors import NotFound, VersionConflict
 from headwater.stream.registry_events import NATSRegistryEvents
-from headwater.tenancy.errors import SlugTaken
+from headwater.tenancy.errors import SlugTaken, TokenInUse
 from headwater.tenancy.identity import Identity
 from headwater.tenancy.operation import NewTenant, OperatedTenant
 from headwater.tenancy.operator_service import NewOperatorToken, OperatorEntry, OperatorService, OperatorToken
@@ -147,11 +147,11 @@ async def list_operator_tokens(
 
 
 @post("/operator/tokens/{token_id:uuid}/revoke", operation_id="revokeOperatorToken", operator=True, status_code=200,
-      problems=(NotFound,))  # fmt: skip
+      problems=(NotFound, TokenInUse))  # fmt: skip
 async def revoke_operator_token(
     token_id: FromPath[UUID], identity: NamedDependency[Identity], operator: Operator
 ) -> OperatorToken:
-    """It stops working at once, also if it is the one that you use."""
+    """It stops working at once. Not the one that you use."""
     return await operator.revoke_token(identity, token_id)
 
 

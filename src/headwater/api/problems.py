@@ -1,6 +1,7 @@
 """Errors as HTTP says them: RFC 9457 `application/problem+json`, for every answer that is not a success.
 
-STATUS is the whole edge: one row a code. A code without a row is a defect, found by a test that walks every leaf of
+STATUS is the whole edge: one row a code. 400 is for what the API's description already excludes; what
+contradicts itself, or what there is, is 409. A code without a row is a defect, found by a test that walks every leaf of
 DomainError. Nothing of our insides is told: an unexpected exception becomes `server.error` with the request's id.
 """
 
@@ -27,6 +28,7 @@ from headwater.api.errors import (
     Unexpected,
 )
 from headwater.errors import DomainError, Invalid, QuotaExceeded, Unauthenticated, Unavailable
+from headwater.ids import uuid7
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +45,7 @@ STATUS: dict[str, int] = {
     "resource.not_found": 404,
     "resource.conflict": 409,
     "resource.version_conflict": 412,
+    "reference.unknown": 409,
     "quota.exceeded": 429,
     "service.unavailable": 503,
     # between HTTP and the nouns
@@ -55,6 +58,7 @@ STATUS: dict[str, int] = {
     "idempotency.key_invalid": 400,
     "idempotency.mismatch": 409,
     "idempotency.in_progress": 409,
+    "idempotency.gone": 409,
     "server.error": 500,
     # tenancy
     "auth.credentials_wrong": 401,
@@ -72,20 +76,24 @@ STATUS: dict[str, int] = {
     "tenant.slug_taken": 409,
     "tenant.quota_reached": 429,
     "token.permission_not_held": 403,
+    "token.in_use": 409,
     # the registry
     "filter.invalid": 400,
     "sort.position_invalid": 409,
     "profile.invalid": 400,
+    "profile.contradictory": 409,
     "profile.in_use": 409,
     "device.invalid": 400,
     "device.decommissioned": 409,
     "credential.limit": 409,
     "group.invalid": 400,
+    "group.in_use": 409,
     "import.invalid": 400,
-    "export.too_wide": 400,
+    "export.too_wide": 409,
     # telemetry
     "telemetry.query_invalid": 400,
-    "telemetry.query_too_large": 400,
+    "telemetry.query_contradictory": 409,
+    "telemetry.query_too_large": 409,
     "telemetry.query_too_slow": 503,
     "telemetry.format_unknown": 406,
     "telemetry.format_not_installed": 501,
@@ -124,7 +132,7 @@ STATUS: dict[str, int] = {
     "stream.unavailable": 503,
     # watching live
     "live.too_many_watchers": 429,
-    "live.selection_too_wide": 400,
+    "live.selection_too_wide": 409,
     "live.server_closing": 503,
     "live.replay_failed": 503,
     "live.ticket_invalid": 401,
@@ -178,6 +186,14 @@ def problem_of(error: DomainError, instance: str) -> dict[str, Any]:
     for name, value in error.fields.items():
         members.setdefault(name, value)
     return members
+
+
+def unreadable() -> bytes:
+    """For what the server could not even read as a request of HTTP."""
+    error = Invalid(
+        "this cannot be read as a request of HTTP", errors=[{"in": "request", "name": "", "message": "not HTTP"}]
+    )
+    return msgspec.json.encode(problem_of(error, f"urn:uuid:{uuid7()}"))
 
 
 def respond(request: Request[Any, Any, Any], error: DomainError) -> Response[bytes]:

@@ -14,7 +14,7 @@ from headwater.api import etag
 from headwater.api.idempotency import Created, Once
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
 from headwater.api.services import APIServices, Noun
-from headwater.device.errors import ProfileInUse, ProfileInvalid
+from headwater.device.errors import ProfileContradictory, ProfileInUse, ProfileInvalid
 from headwater.device.profile import ProfileDefinition
 from headwater.device.profiles import Profile, ProfileService
 from headwater.errors import Conflict, NotFound, VersionConflict
@@ -22,10 +22,11 @@ from headwater.stream.registry_events import NATSRegistryEvents
 from headwater.tenancy.audit import AuditTrail
 from headwater.tenancy.errors import TenantQuotaReached
 from headwater.tenancy.scope import TenantScope
+from headwater.tenancy.text import TRIMMED
 
 _LIST = "profiles"
 
-ProfileName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00]([^\x00]*[^\s\x00])?$")]
+ProfileName = Annotated[str, Meta(min_length=1, max_length=200, pattern=TRIMMED)]
 
 
 class NewProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +44,7 @@ class ProfilePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @post("/profiles", operation_id="createProfile", permission="profile:write", idempotent=True,
-      problems=(ProfileInvalid, Conflict, TenantQuotaReached))  # fmt: skip
+      problems=(ProfileInvalid, ProfileContradictory, Conflict, TenantQuotaReached))  # fmt: skip
 async def create_profile(
     request: Request[Any, Any, Any], caller: TenantScope, data: NewProfile, profiles: ProfileService, once: Once
 ) -> Response[Profile]:
@@ -77,7 +78,7 @@ async def get_profile(
 
 
 @patch("/profiles/{profile_id:uuid}", operation_id="updateProfile", permission="profile:write", versioned=True,
-       problems=(NotFound, ProfileInvalid, Conflict, VersionConflict))  # fmt: skip
+       problems=(NotFound, ProfileInvalid, ProfileContradictory, Conflict, VersionConflict))  # fmt: skip
 async def update_profile(
     request: Request[Any, Any, Any], caller: TenantScope, profile_id: UUID, data: ProfilePatch, profiles: ProfileService
 ) -> Response[Profile]:

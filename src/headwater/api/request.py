@@ -37,18 +37,38 @@ def decode(body: bytes, expected: Any) -> Any:
     try:
         return msgspec.json.decode(body, type=expected)
     except msgspec.ValidationError as error:
-        raise Invalid("the body is not what this operation takes", errors=_errors(body, expected, error)) from error
+        return _decode_again(body, expected, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid("the body is not JSON", errors=[{"in": "body", "name": "", "message": str(error)}]) from error
 
 
-def _errors(body: bytes, expected: Any, first: msgspec.ValidationError) -> list[dict[str, str]]:
+def _decode_again(body: bytes, expected: Any, first: msgspec.ValidationError) -> Any:
+    """JSON has one kind of number, and many programs write 7.0 for 7: where that was all, the body is good."""
+    try:
+        raw = _whole(msgspec.json.decode(body))
+        return msgspec.convert(raw, expected)
+    except msgspec.ValidationError as error:
+        raise Invalid("the body is not what this operation takes", errors=_errors(raw, expected, error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it is no JSON either, further on
+        raise Invalid("the body is not what this operation takes", errors=[_error(first)]) from first
+
+
+def _whole(value: Any) -> Any:
+    """With integers for floats that are whole."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {name: _whole(member) for name, member in value.items()}
+        case list():
+            return [_whole(member) for member in value]
+        case _:
+            return value
+
+
+def _errors(raw: Any, expected: Any, first: msgspec.ValidationError) -> list[dict[str, str]]:
     """All wrong members of an object, not only the first that the decoder met."""
     found = {_error(first)["name"]: _error(first)}
-    try:
-        raw = msgspec.json.decode(body)
-    except msgspec.DecodeError:  # it is no JSON either, further on
-        raw = None
     if isinstance(raw, dict) and isinstance(expected, type) and issubclass(expected, msgspec.Struct):
         for member in msgspec.structs.fields(expected):
             if member.encode_name in raw:

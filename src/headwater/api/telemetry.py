@@ -19,6 +19,7 @@ from headwater.api.services import APIServices, Noun
 from headwater.api.telemetry_queries import (
     MESSAGES_DEFAULT,
     MESSAGES_MAX,
+    URL_NAMED_MAX,
     Aggregates,
     Devices,
     FillText,
@@ -39,7 +40,7 @@ from headwater.api.telemetry_queries import (
 from headwater.clock import Clock, to_datetime
 from headwater.device.errors import FilterInvalid
 from headwater.device.profile import MetricType
-from headwater.errors import NotFound
+from headwater.errors import NotFound, ReferenceUnknown
 from headwater.store import formats
 from headwater.store.formats import MEDIA_TYPE, Column, Format, Rows
 from headwater.store.formats_arrow import arrow_stream, require_arrow
@@ -49,6 +50,7 @@ from headwater.store.query_devices import DeviceSelection
 from headwater.store.query_errors import (
     FormatNotInstalled,
     FormatUnknown,
+    QueryContradictory,
     QueryInvalid,
     QueryTooLarge,
     QueryTooSlow,
@@ -63,7 +65,10 @@ from headwater.tenancy.text import NO_NUL
 LATEST_DEVICES_MAX = 1_000
 """of one answer: some 5 MB where each has 50 metrics"""
 
-_PROBLEMS = (QueryInvalid, QueryTooLarge, QueryTooSlow, FormatUnknown, FormatNotInstalled, FilterInvalid, NotFound)
+_PROBLEMS = (
+    QueryInvalid, QueryContradictory, QueryTooLarge, QueryTooSlow, FormatUnknown, FormatNotInstalled, FilterInvalid,
+    NotFound, ReferenceUnknown,
+)  # fmt: skip
 
 
 class MessageItem(msgspec.Struct):
@@ -127,7 +132,8 @@ class TelemetryAnswers:
         if query.interval is not None:
             return await self._aggregates(scope, query, format_)
         if query.aggregates or query.fill is not Fill.NONE or not query.by_device:
-            raise QueryInvalid("aggregates, fill and by_device need an `interval`; `all` is one bucket for the whole range")
+            detail = "aggregates, fill and by_device need an `interval`; `all` is one bucket for the whole range"
+            raise QueryContradictory(detail)
         if format_ is Format.JSON:
             return await self._page(scope, query)
         return await self._export(scope, query, format_)
@@ -147,7 +153,7 @@ class TelemetryAnswers:
 
     async def _export(self, scope: TenantScope, query: TelemetryQuery, format_: Format) -> Response[Any]:
         if query.cursor is not None:
-            raise QueryInvalid("only JSON has pages; the other formats come in one piece")
+            raise QueryContradictory("only JSON has pages; the other formats come in one piece")
         table = await message_table(
             self.queries, scope, raw_query(query, self.clock.now_us(), None, limit=1),
             messages_max=query.limit, columns=format_ is not Format.NDJSON,
@@ -278,7 +284,7 @@ async def list_latest(
     latest: NamedDependency[LatestQueries],
     device: Annotated[
         list[UUID] | None,
-        QueryParameter(max_items=LATEST_DEVICES_MAX, description="Device ids; repeat the parameter for several."),
+        QueryParameter(max_items=URL_NAMED_MAX, description="Device ids; repeat the parameter for several."),
     ] = None,
     group_id: Annotated[UUID | None, QueryParameter(description="Members of this group.")] = None,
     q: Annotated[

@@ -17,24 +17,27 @@ from headwater.clock import to_us
 from headwater.store.formats import Format
 from headwater.store.query import Aggregate, AggregateQuery, RawQuery
 from headwater.store.query_devices import DeviceSelection
-from headwater.store.query_errors import QueryInvalid
+from headwater.store.query_errors import QueryContradictory, QueryInvalid
 from headwater.store.query_gaps import Fill
-from headwater.store.query_interval import parse_interval, parse_zone
+from headwater.store.query_interval import INTERVAL, ZONE, parse_interval, parse_zone
 from headwater.store.query_sql import RawPosition
 from headwater.tenancy.text import NO_NUL
 
 DEFAULT_RANGE_US = 86_400_000_000
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-"""Nothing is ever stored outside; calendars and time zones behave within."""
+"""Nothing is ever stored outside, so a range that reaches further ends here; calendars and time zones behave within."""
 MESSAGES_DEFAULT = 1_000
 MESSAGES_MAX = 10_000
 """of one page of JSON"""
 EXPORT_MESSAGES_MAX = 100_000_000
 DEVICES_NAMED_MAX = 1_000
 METRICS_NAMED_MAX = 1_000
+URL_NAMED_MAX = 100
+"""Devices or metrics named one by one in a URL, which servers and proxies bound; a body takes more."""
 WHOLE_RANGE = "all"
 
-_INTERVAL = r"^(all|[1-9][0-9]{0,7}(s|m|h|d|w|mo|y))$"
+_INTERVAL = f"^(?:{WHOLE_RANGE}|{INTERVAL})$"
+_ZONE = f"^{ZONE}$"
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
@@ -66,7 +69,7 @@ ToText = Annotated[
 MetricNames = Annotated[
     list[MetricText] | None,
     QueryParameter(
-        name="metric", max_items=METRICS_NAMED_MAX, schema_extra={"items": _METRIC_SCHEMA},
+        name="metric", max_items=URL_NAMED_MAX, schema_extra={"items": _METRIC_SCHEMA},
         description="Metric names; repeat the parameter for several. Default: all.",
     ),
 ]  # fmt: skip
@@ -75,8 +78,8 @@ IntervalText = Annotated[
     QueryParameter(
         pattern=_INTERVAL,
         description="Aggregate by buckets of this length: a number and s, m, h, d, w, mo or y, as in 15m or 1mo, at most "
-        "a year; or `all`: one bucket for the whole range. Seconds, minutes and hours are aligned to the Unix epoch, longer "
-        "ones to the calendar of `time_zone`. Default: messages as they came.",
+        "366d or 1y; or `all`: one bucket for the whole range. Seconds, minutes and hours are aligned to the Unix epoch, "
+        "longer ones to the calendar of `time_zone`. Default: messages as they came.",
     ),
 ]  # fmt: skip
 Aggregates = Annotated[
@@ -97,7 +100,7 @@ FillText = Annotated[
 ZoneText = Annotated[
     str,
     QueryParameter(
-        min_length=1, max_length=64, schema_extra={"format": "headwater-time-zone"},
+        pattern=_ZONE, schema_extra={"format": "headwater-time-zone"},
         description="IANA name, as in Europe/Berlin: whose days, weeks, months and years buckets are.",
     ),
 ]  # fmt: skip
@@ -147,7 +150,7 @@ class TelemetryQuery(
     start: DateTime | None = None
     end: DateTime | None = None
     interval: Annotated[str, Meta(pattern=_INTERVAL)] | None = None
-    time_zone: Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"format": "headwater-time-zone"})] = "UTC"
+    time_zone: Annotated[str, Meta(pattern=_ZONE, extra_json_schema={"format": "headwater-time-zone"})] = "UTC"
     aggregates: Annotated[tuple[Aggregate, ...], Meta(max_length=len(Aggregate))] = ()
     fill: Fill = Fill.NONE
     by_device: bool = True
@@ -163,33 +166,31 @@ AGGREGATES_DEFAULT = (Aggregate.AVG, Aggregate.MIN, Aggregate.MAX, Aggregate.COU
 
 
 def time_range(start: str | None, end: str | None, now_us: int) -> tuple[int, int]:
-    """[from, to) in UTC microseconds. Raises QueryInvalid."""
+    """[from, to) in UTC microseconds, perhaps empty. Raises QueryInvalid, QueryContradictory."""
     end_us = now_us if end is None else instant("to", end)
     start_us = max(0, end_us - DEFAULT_RANGE_US) if start is None else instant("from", start)
-    if start_us >= end_us:
-        raise QueryInvalid("the range ends before it begins: `from` must be earlier than `to`")
+    if start_us > end_us:
+        raise QueryContradictory("the range ends before it begins: `from` must be earlier than `to`")
     return start_us, end_us
 
 
 def instant(name: str, text: str) -> int:
-    """UTC microseconds. Raises QueryInvalid."""
+    """UTC microseconds, of the nearest time that anything may be stored at. Raises QueryInvalid."""
     try:
         if not _RFC3339.fullmatch(text):
             raise ValueError("not RFC 3339")
         at = datetime.fromisoformat(text.upper())
     except ValueError as error:
         raise QueryInvalid(f"`{name}` is a time of RFC 3339, as in 2026-01-31T12:00:00Z", value=text[:64]) from error
-    if not EARLIEST <= at <= LATEST:
-        raise QueryInvalid(f"`{name}` must lie between {EARLIEST.year} and {LATEST.year}", value=text)
-    return to_us(at)
+    return to_us(min(max(at, EARLIEST), LATEST))
 
 
 def aggregate_query(query: TelemetryQuery, now_us: int) -> AggregateQuery:
-    """Raises QueryInvalid."""
+    """Raises QueryInvalid, QueryContradictory, ReferenceUnknown."""
     assert query.interval is not None
     start_us, end_us = time_range(query.start, query.end, now_us)
     if query.cursor is not None:
-        raise QueryInvalid("aggregates come in one piece: there is no cursor with `interval`")
+        raise QueryContradictory("aggregates come in one piece: there is no cursor with `interval`")
     return AggregateQuery(
         devices=query.devices.selection(),
         metrics=tuple(dict.fromkeys(query.metrics)),
@@ -204,7 +205,7 @@ def aggregate_query(query: TelemetryQuery, now_us: int) -> AggregateQuery:
 
 
 def raw_query(query: TelemetryQuery, now_us: int, after: RawPosition | None, *, limit: int) -> RawQuery:
-    """Raises QueryInvalid."""
+    """Raises QueryInvalid, QueryContradictory."""
     start_us, end_us = time_range(query.start, query.end, now_us)
     return RawQuery(
         devices=query.devices.selection(),

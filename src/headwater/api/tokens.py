@@ -17,7 +17,7 @@ from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, 
 from headwater.api.services import APIServices, Noun
 from headwater.errors import NotFound
 from headwater.tenancy.audit import AuditTrail
-from headwater.tenancy.errors import PermissionNotHeld, TenantQuotaReached
+from headwater.tenancy.errors import PermissionNotHeld, TenantQuotaReached, TokenInUse
 from headwater.tenancy.identity import Identity
 from headwater.tenancy.scope import TenantScope
 from headwater.tenancy.tokens import APIToken, NewToken, TokenService
@@ -81,19 +81,20 @@ async def get_token(
 
 
 @post("/tokens/{token_id:uuid}/revoke", operation_id="revokeToken", permission="token:write", status_code=200,
-      problems=(NotFound,))  # fmt: skip
+      problems=(NotFound, TokenInUse))  # fmt: skip
 async def revoke_token(
     caller: NamedDependency[TenantScope], token_id: FromPath[UUID], tokens: NamedDependency[TokenService]
 ) -> APIToken:
-    """End a token, and every token made with it, at once. It stays listed."""
+    """End a token, and every token made with it, at once. It stays listed. Not the one that you use."""
     return await tokens.revoke(caller, token_id)
 
 
-@delete("/tokens/{token_id:uuid}", operation_id="deleteToken", permission="token:write", problems=(NotFound,))
+@delete("/tokens/{token_id:uuid}", operation_id="deleteToken", permission="token:write",
+        problems=(NotFound, TokenInUse))  # fmt: skip
 async def delete_token(
     caller: NamedDependency[TenantScope], token_id: FromPath[UUID], tokens: NamedDependency[TokenService]
 ) -> None:
-    """End a token, and every token made with it, and list it no more."""
+    """End a token, and every token made with it, and list it no more. Not the one that you use."""
     await tokens.delete(caller, token_id)
 
 

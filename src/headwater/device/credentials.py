@@ -15,12 +15,12 @@ import msgspec
 from headwater.clock import Clock, to_datetime
 from headwater.database.session import Database
 from headwater.device.device import Status
-from headwater.device.errors import CredentialLimit, DeviceDecommissioned, DeviceInvalid
+from headwater.device.errors import CredentialLimit, DeviceDecommissioned
 from headwater.device.filter_sql import Parameters
 from headwater.device.ports import Audit, RegistryEvents
 from headwater.device.postgres import lock_device
 from headwater.device.visibility import device_not_found, require_device, restriction
-from headwater.errors import NotFound
+from headwater.errors import Conflict, NotFound
 from headwater.ids import uuid7
 from headwater.tenancy import secrets
 from headwater.tenancy.scope import TenantScope
@@ -67,7 +67,7 @@ class CredentialService:
         if expires_at is not None:
             expires_at = expires_at.astimezone(UTC) if expires_at.tzinfo else expires_at.replace(tzinfo=UTC)
             if expires_at <= now:
-                raise DeviceInvalid("expires_at lies in the past", "expires_at")
+                raise Conflict("expires_at lies in the past", field="expires_at", now=now.isoformat())
         credential_id = uuid7()
         token = secrets.mint(secrets.DEVICE, credential_id)
         async with self.database.tenant_session(scope.tenant_id) as connection:

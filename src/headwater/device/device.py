@@ -13,15 +13,17 @@ import msgspec
 from msgspec import Meta
 
 from headwater.device.errors import DeviceInvalid
+from headwater.tenancy.text import SPACES
 
-EXTERNAL_ID = r"^[^\s/+#\x00-\x1f\x7f]([^/+#\x00-\x1f\x7f]{0,198}[^\s/+#\x00-\x1f\x7f])?$"
+EXTERNAL_ID = rf"^[^{SPACES}/+#\x00-\x1f\x7f]([^/+#\x00-\x1f\x7f]{{0,198}}[^{SPACES}/+#\x00-\x1f\x7f])?$"
 """It stands in the topics of a profile, where `/`, `+` and `#` would reach into topics of other devices."""
 LABELS_MAX = 64
 LABEL_CHARACTERS_MAX = 200
 ATTRIBUTES_MAX = 256
 ATTRIBUTES_BYTES_MAX = 16_384
 """As JSON. A list of 1,000 devices is answered from memory, so this bounds an answer to 16 MiB."""
-ATTRIBUTES_DEPTH_MAX = 8
+ATTRIBUTES_DEPTH_MAX = 32
+"""Nobody means more. It keeps what merges and checks recursively far from Python's limit; a schema cannot say it."""
 NAME_CHARACTERS_MAX = 200
 
 TEXT = r"^[^\x00]*$"
@@ -33,10 +35,11 @@ ExternalID = Annotated[
     str, Meta(min_length=1, max_length=200, pattern=EXTERNAL_ID, description="Your own name for it, unique in the tenant.")
 ]
 DeviceName = Annotated[str, Meta(max_length=NAME_CHARACTERS_MAX, pattern=TEXT)]
-ProfileName = Annotated[str, Meta(max_length=200, description="The name of a profile.")]
+ProfileName = Annotated[str, Meta(max_length=200, description="The name of a profile.", extra_json_schema={"pattern": TEXT})]
 LabelName = Annotated[str, Meta(min_length=1, max_length=LABEL_CHARACTERS_MAX, pattern=TEXT)]
 LabelText = Annotated[str, Meta(min_length=1, max_length=LABEL_CHARACTERS_MAX, pattern=TEXT)]
-Attributes = Annotated[dict[LabelName, Any], Meta(max_length=ATTRIBUTES_MAX)]
+JSONValue = Annotated[Any, Meta(extra_json_schema={"format": "headwater-json"})]
+Attributes = Annotated[dict[LabelName, JSONValue], Meta(max_length=ATTRIBUTES_MAX)]
 
 
 class Status(StrEnum):

@@ -25,8 +25,8 @@ from headwater.device.device import (
     merge_attributes,
     merge_labels,
 )
-from headwater.device.errors import DeviceDecommissioned, DeviceInvalid
-from headwater.device.filter import parse_filter
+from headwater.device.errors import DeviceDecommissioned
+from headwater.device.filter import find_filter
 from headwater.device.filter_sql import Parameters, compile_filter
 from headwater.device.ports import Audit, RegistryEvents
 from headwater.device.postgres import QUOTA_RETRY_S, DevicePage, fetch_page, find_device, lock_device, lock_usage
@@ -38,7 +38,7 @@ from headwater.device.visibility import (
     require_whole_tenant,
     restriction,
 )
-from headwater.errors import Conflict, VersionConflict
+from headwater.errors import Conflict, ReferenceUnknown, VersionConflict
 from headwater.ids import uuid7
 from headwater.tenancy.errors import TenantQuotaReached
 from headwater.tenancy.scope import TenantScope
@@ -68,7 +68,8 @@ class DeviceService:
         """
         scope.require("device:read")
         parameters = Parameters()
-        conditions = [compile_filter(parse_filter(q), parameters)] if q.strip() else []
+        wanted = find_filter(q)
+        conditions = [] if wanted is None else [compile_filter(wanted, parameters)]
         order = Order(sort, parameters)
         async with self.database.tenant_session(scope.tenant_id) as connection:
             conditions.append(await restriction(connection, scope, parameters))
@@ -193,7 +194,7 @@ async def profile_named(connection: Any, name: str) -> UUID:
     check_text(name, "profile")
     profile_id: UUID | None = await connection.fetchval("SELECT id FROM profile WHERE name = $1", name)
     if profile_id is None:
-        raise DeviceInvalid(f"there is no profile {name!r}", "profile")
+        raise ReferenceUnknown(f"there is no profile {name!r}", "profile")
     return profile_id
 
 

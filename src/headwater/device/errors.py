@@ -22,9 +22,19 @@ class PositionInvalid(Conflict):
 
 
 class ProfileInvalid(Invalid):
-    """The profile's parts contradict each other; `pointer` says which."""
+    """A part of the profile is not what it has to be; `pointer` says which."""
 
     code = "profile.invalid"
+
+    def __init__(self, detail: str, pointer: str) -> None:
+        super().__init__(detail, pointer=pointer)
+        self.pointer = pointer
+
+
+class ProfileContradictory(Conflict):
+    """The profile's parts contradict each other; `pointer` says which."""
+
+    code = "profile.contradictory"
 
     def __init__(self, detail: str, pointer: str) -> None:
         super().__init__(detail, pointer=pointer)
@@ -65,13 +75,19 @@ class GroupInvalid(Invalid):
     code = "group.invalid"
 
 
+class GroupInUse(Conflict):
+    """Tokens are limited to this group, and would end with it: delete them first."""
+
+    code = "group.in_use"
+
+
 class ImportInvalid(Invalid):
     """The file as a whole cannot be read; single bad lines are reported, not raised."""
 
     code = "import.invalid"
 
 
-class ExportTooWide(Invalid):
-    """More different labels and attributes than a table should have columns."""
+class ExportTooWide(Conflict):
+    """More different labels and attributes than a table should have columns: export NDJSON."""
 
     code = "export.too_wide"

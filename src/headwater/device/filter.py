@@ -40,6 +40,7 @@ WILDCARDS_MAX = 5
 Scalar = str | int | float | bool | None
 
 BAGS = ("labels", "attributes", "reported")
+_SPACES = " \t\n\r\v\f"
 _KEYWORDS = frozenset({"and", "or", "not", "in", "like", "exists", "true", "false", "null"})
 
 
@@ -108,6 +109,11 @@ _TOKEN = re.compile(
 )
 
 
+def find_filter(text: str) -> Node | None:
+    """None where nothing is said, which finds everything. Raises FilterInvalid."""
+    return parse_filter(text) if text.strip(_SPACES) else None
+
+
 def parse_filter(text: str) -> Node:
     """Raises FilterInvalid, which knows the position."""
     return _Parser(_tokens(text)).filter_to_end()
@@ -123,11 +129,11 @@ def _tokens(text: str) -> list[Token]:
         raise FilterInvalid(f"a filter has at most {TEXT_CHARACTERS_MAX} characters", TEXT_CHARACTERS_MAX)
     tokens: list[Token] = []
     position = 0
-    end = len(text.rstrip())
+    end = len(text.rstrip(_SPACES))
     while position < end:
         match = _TOKEN.match(text, position)
         if match is None:
-            start = position + len(text[position:]) - len(text[position:].lstrip())
+            start = position + len(text[position:]) - len(text[position:].lstrip(_SPACES))
             raise FilterInvalid(_complaint(text, start), start)
         tokens.append(_token(match))
         position = match.end()

@@ -17,7 +17,7 @@ import msgspec
 
 from headwater.database.session import Database
 from headwater.device.device import check_text
-from headwater.device.errors import GroupInvalid
+from headwater.device.errors import GroupInUse, GroupInvalid
 from headwater.device.filter import parse_filter
 from headwater.device.filter_sql import Parameters, compile_filter
 from headwater.device.ports import Audit, RegistryEvents
@@ -119,7 +119,7 @@ class GroupService:
         async with self.database.tenant_session(scope.tenant_id) as connection:
             old = await _lock(connection, group_id, version)
             if query is not None and old.kind is GroupKind.STATIC:
-                raise GroupInvalid("a static group has no query", field="query")
+                raise Conflict("the members of this group are listed: it has no query", field="query")
             new_name, new_query = name if name is not None else old.name, query if query is not None else old.query
             new_description = description if description is not None else old.description
             _check(new_name, new_query, new_description)
@@ -136,11 +136,13 @@ class GroupService:
         return _group_of(row)
 
     async def delete(self, scope: TenantScope, group_id: UUID, *, version: int | None = None) -> None:
-        """Tokens that are limited to the group go with it."""
+        """Raises GroupInUse while a token is limited to it: a program would end that nobody meant to end."""
         scope.require("group:delete")
         require_whole_tenant(scope, "delete groups")
         async with self.database.tenant_session(scope.tenant_id) as connection:
             old = await _lock(connection, group_id, version)
+            if await connection.fetchval("SELECT EXISTS (SELECT FROM api_token WHERE group_id = $1)", group_id):
+                raise GroupInUse("tokens are limited to this group; delete them first")
             await connection.execute("DELETE FROM device_group WHERE id = $1", group_id)
             await self._record(connection, scope, "delete", group_id, {"name": old.name})
         await self.events.publish(scope.tenant_id, "group", group_id, "deleted")

@@ -172,8 +172,8 @@ async def _lines(body: AsyncIterator[bytes], form: FileFormat) -> AsyncIterator[
         line = reader.read(raw)
         if line is not None:
             yield line
-    if empty:
-        raise ImportInvalid("the file is empty")
+    if empty and form is FileFormat.CSV:
+        raise ImportInvalid("the file is empty: it needs a header at least")
 
 
 class _Chunk:

@@ -8,8 +8,19 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
-TopicFilter = Annotated[str, Meta(min_length=1, max_length=500)]
+from headwater.tenancy.text import NO_NUL
+
+_IN_LEVEL = r"(?:[^/+#{}\x00]|\{(?:device|external_id)\})"
+_FIRST_LEVEL = rf"(?:\+|(?:[^/+#{{}}$\x00]|\{{(?:device|external_id)\}}){_IN_LEVEL}*)?"
+TOPIC_FILTER = rf"^(?:#|{_FIRST_LEVEL}(?:/(?:\+|{_IN_LEVEL}*))*(?:/#)?)$"
+"""MQTT 5.0, 4.7: `+` is a level and `#` the last one. Topics that start with `$` belong to the broker."""
+JSON_POINTER = r"^(?:/(?:[^/~\x00]|~[01])*)*$"
+"""RFC 6901"""
+_TOLD = {name: {"pattern": p} for name, p in (("text", NO_NUL), ("topic filter", TOPIC_FILTER), ("pointer", JSON_POINTER))}
+"""For the API's description only: what is wrong is said by profile_rules.py, in words."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema=_TOLD["text"])]
+TopicFilter = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema=_TOLD["topic filter"])]
 Days = Annotated[int, Meta(ge=1, le=36_500)]
 
 
@@ -27,12 +38,12 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     name: Name
     type: MetricType = MetricType.FLOAT
-    unit: Annotated[str, Meta(max_length=50)] = ""
+    unit: Annotated[str, Meta(max_length=50, extra_json_schema=_TOLD["text"])] = ""
     min: float | None = None
     max: float | None = None
     retention_days: Days | None = None
     """None = the profile's"""
-    description: Annotated[str, Meta(max_length=500)] = ""
+    description: Annotated[str, Meta(max_length=500, extra_json_schema=_TOLD["text"])] = ""
 
 
 class Decoder(StrEnum):
@@ -71,9 +82,9 @@ class TopicRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     filter: TopicFilter
     kind: TopicKind = TopicKind.TELEMETRY
     decoder: Decoder = Decoder.AUTO
-    path: Annotated[str, Meta(max_length=200)] = ""
+    path: Annotated[str, Meta(max_length=200, extra_json_schema=_TOLD["pointer"])] = ""
     flatten: bool = False
-    time_key: Annotated[str, Meta(max_length=200)] = ""
+    time_key: Annotated[str, Meta(max_length=200, extra_json_schema=_TOLD["text"])] = ""
     """the member that holds the device's time, where it is not `ts` or `time`"""
 
 

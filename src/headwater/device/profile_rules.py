@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from headwater.device.errors import ProfileInvalid
+from headwater.device.errors import ProfileContradictory, ProfileInvalid
 from headwater.device.profile import Metric, MetricType, ProfileDefinition
 
 PLACEHOLDERS = frozenset({"{device}", "{external_id}"})
@@ -16,12 +16,12 @@ _POINTER = re.compile(r"(/([^~\x00]|~[01])*)*")
 
 
 def check_profile(definition: ProfileDefinition) -> None:
-    """Raises ProfileInvalid at the first part that is wrong; its pointer is RFC 6901."""
+    """Raises ProfileInvalid or ProfileContradictory at the first part that is wrong; its pointer is RFC 6901."""
     names: set[str] = set()
     for index, metric in enumerate(definition.metrics):
         pointer = f"/metrics/{index}"
         if metric.name in names:
-            raise ProfileInvalid(f"the metric {metric.name!r} is declared twice", f"{pointer}/name")
+            raise ProfileContradictory(f"the metric {metric.name!r} is declared twice", f"{pointer}/name")
         names.add(metric.name)
         _check_metric(metric, pointer)
     for index, rule in enumerate(definition.topics):
@@ -43,11 +43,12 @@ def _check_metric(metric: Metric, pointer: str) -> None:
         if bound is None:
             continue
         if metric.type not in _NUMBERS:
-            raise ProfileInvalid(f"only numbers have bounds, and {metric.name!r} is {metric.type}", f"{pointer}/{part}")
+            detail = f"only numbers have bounds, and {metric.name!r} is {metric.type}"
+            raise ProfileContradictory(detail, f"{pointer}/{part}")
         if not math.isfinite(bound):
             raise ProfileInvalid("a bound is a finite number", f"{pointer}/{part}")
     if metric.min is not None and metric.max is not None and metric.min > metric.max:
-        raise ProfileInvalid(f"min of {metric.name!r} is greater than its max", f"{pointer}/min")
+        raise ProfileContradictory(f"min of {metric.name!r} is greater than its max", f"{pointer}/min")
 
 
 def check_topic_filter(topic_filter: str, pointer: str) -> None:

@@ -160,12 +160,14 @@ class TelemetryQueries:
             return await self._aggregate(scope, query, GUARDED)
 
     async def _aggregate(self, scope: TenantScope, query: AggregateQuery, sums: Sums) -> AggregateAnswer:
-        starts = _starts(query)
+        starts = _starts(query) if query.start_us < query.end_us else []
         async with snapshot(self.database, scope) as connection:
             devices = await select_devices(
                 connection, scope, query.devices,
                 devices_max=DEVICES_LISTED_MAX if query.by_device else DEVICES_TOGETHER_MAX, list_all=False,
             )  # fmt: skip
+            if not starts:
+                return AggregateAnswer([], [], [])
             series = series_of(await metric_rows(connection, query.metrics))
             parts = segments(query.start_us, query.end_us, starts)
             found = await _numbers(connection, query, devices, series, parts=parts, starts=starts, sums=sums)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from headwater.device.filter import parse_filter
+from headwater.device.filter import find_filter
 from headwater.device.filter_sql import FROM, Parameters, compile_filter
 from headwater.device.visibility import device_not_found, group_condition, restriction, visible_devices
 from headwater.errors import NotFound
@@ -37,7 +37,8 @@ async def select_devices(
     """
     if selection.ids:
         await _require(connection, scope, selection.ids)
-    if not (selection.ids or selection.group or selection.filter or scope.group_id or list_all):
+    wanted = find_filter(selection.filter)
+    if not (selection.ids or selection.group or wanted or scope.group_id or list_all):
         return None
     parameters = Parameters()
     conditions = [await restriction(connection, scope, parameters)]
@@ -46,8 +47,8 @@ async def select_devices(
     if selection.group:
         await _require_group(connection, scope, selection.group)
         conditions.append(await group_condition(connection, selection.group, parameters))
-    if selection.filter:
-        conditions.append(compile_filter(parse_filter(selection.filter), parameters))
+    if wanted is not None:
+        conditions.append(compile_filter(wanted, parameters))
     where = " AND ".join(f"({condition})" for condition in conditions)
     limit = parameters.add(devices_max + 1, "bigint")
     statement = f"SELECT d.id FROM {FROM} WHERE {where} ORDER BY d.id LIMIT {limit}"  # noqa: S608  compiled, values are arguments

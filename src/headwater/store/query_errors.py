@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from headwater.errors import DomainError, Invalid, Unavailable
+from headwater.errors import Conflict, DomainError, Invalid, Unavailable
 
 
 class QueryInvalid(Invalid):
-    """The query contradicts itself or names something that cannot be."""
+    """A part of the query is not what the API's description says."""
 
     code = "telemetry.query_invalid"
 
 
-class QueryTooLarge(Invalid):
-    """The answer would be larger than one answer may be."""
+class QueryContradictory(Conflict):
+    """Parts of the query contradict each other."""
+
+    code = "telemetry.query_contradictory"
+
+
+class QueryTooLarge(Conflict):
+    """With as much as there is now, the answer would be larger than one answer may be."""
 
     code = "telemetry.query_too_large"
 

@@ -89,6 +89,12 @@ class PermissionNotHeld(Forbidden):
     code = "token.permission_not_held"
 
 
+class TokenInUse(Conflict):
+    """A token does not end itself: a program would lock itself out. A person can end it, or another token."""
+
+    code = "token.in_use"
+
+
 class TenantQuotaReached(QuotaExceeded):
     """The tenant has as many people, invitations or tokens as its quotas allow."""
 

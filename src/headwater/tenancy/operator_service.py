@@ -17,6 +17,7 @@ from headwater.clock import Clock, to_datetime
 from headwater.errors import NotFound, Unavailable, VersionConflict
 from headwater.tenancy import operation, postgres_sessions, secrets
 from headwater.tenancy import postgres_tenants as postgres
+from headwater.tenancy.errors import TokenInUse
 from headwater.tenancy.identity import Identity
 from headwater.tenancy.operation import NewTenant, OperatedTenant, operated
 from headwater.tenancy.passwords import Passwords
@@ -143,7 +144,9 @@ class OperatorService:
             return [_token(row) for row in rows]
 
     async def revoke_token(self, who: Identity, token_id: UUID) -> OperatorToken:
-        """At once. Again is no error. Raises NotFound."""
+        """At once. Again is no error. Raises NotFound, TokenInUse."""
+        if who.actor == f"operator:{token_id}":
+            raise TokenInUse("this is the token that you use: end it with another one, or log in")
         async with self._transaction() as connection:
             token = _token(await self._find_token(connection, token_id))
             if token.revoked_at is None:

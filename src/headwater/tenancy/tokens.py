@@ -21,7 +21,7 @@ from headwater.ids import uuid7
 from headwater.tenancy import postgres_tokens as postgres
 from headwater.tenancy import secrets
 from headwater.tenancy.audit import AuditTrail
-from headwater.tenancy.errors import PermissionNotHeld, TenantQuotaReached
+from headwater.tenancy.errors import PermissionNotHeld, TenantQuotaReached, TokenInUse
 from headwater.tenancy.quotas import Quotas
 from headwater.tenancy.scope import Permission, TenantScope
 from headwater.tenancy.text import Name
@@ -101,7 +101,11 @@ class TokenService:
             return _found(await postgres.find_token(connection, token_id))
 
     async def revoke(self, scope: TenantScope, token_id: UUID) -> APIToken:
-        """It, and what was made with it, stop working at once but stay listed. Again is no error. Raises NotFound."""
+        """It, and what was made with it, stop working at once but stay listed. Again is no error.
+
+        Raises NotFound, TokenInUse.
+        """
+        _check_not_own(scope, token_id)
         async with self.database.tenant_session(scope.tenant_id) as connection:
             token = _found(await postgres.find_token(connection, token_id))
             if token.revoked_at is None:
@@ -111,13 +115,19 @@ class TokenService:
             return token
 
     async def delete(self, scope: TenantScope, token_id: UUID) -> None:
-        """Like revoke, and it is listed no more; the audit trail keeps it. Raises NotFound."""
+        """Like revoke, and it is listed no more; the audit trail keeps it. Raises NotFound, TokenInUse."""
+        _check_not_own(scope, token_id)
         async with self.database.tenant_session(scope.tenant_id) as connection:
             await postgres.revoke_tokens_of(connection, f"token:{token_id}")
             name = await postgres.delete_token(connection, token_id)
             if name is None:
                 raise NotFound("no such token")
             await self.audit.record(connection, scope, "token:delete", f"token:{token_id}", {"name": name})
+
+
+def _check_not_own(scope: TenantScope, token_id: UUID) -> None:
+    if scope.actor == f"token:{token_id}":
+        raise TokenInUse("this is the token that you use: end it with another one, or log in")
 
 
 def _found(row: postgres.Row) -> APIToken:

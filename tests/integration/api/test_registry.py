@@ -138,6 +138,10 @@ async def test_profile(client: httpx.AsyncClient) -> None:
     assert (await client.delete(f"/api/v1/profiles/{default['id']}")).status_code == 409
     wrong = await client.post("/api/v1/profiles", json={"name": "x", "definition": {"topics": [{"filter": "a/#/b"}]}})
     assert (wrong.json()["code"], wrong.json()["pointer"]) == ("profile.invalid", "/topics/0/filter")
+    twice = await client.post("/api/v1/profiles", json={"name": "x", "definition": {"metrics": [{"name": "t"}] * 2}})
+    assert (twice.status_code, twice.json()["code"]) == (409, "profile.contradictory")
+    unknown = await client.post(DEVICES, json={"external_id": "b", "profile": "nobody's"})
+    assert (unknown.status_code, unknown.json()["code"]) == (409, "reference.unknown")
 
 
 async def test_group(client: httpx.AsyncClient, services: APIServices, tenant: UUID) -> None:
@@ -152,6 +156,8 @@ async def test_group(client: httpx.AsyncClient, services: APIServices, tenant: U
     await client.post(f"{path}/devices/add", json={"device_ids": ids[:1]})
     narrow = bearer(await mint_token(services.database, tenant, group_id=UUID(nobody)))
     assert [d["id"] for d in (await client.get(DEVICES, headers=narrow)).json()["items"]] == ids[:1]
+    in_use = await client.delete(path)
+    assert (in_use.status_code, in_use.json()["code"]) == (409, "group.in_use")
     assert (await client.get(f"{DEVICES}/{ids[1]}", headers=narrow)).status_code == 404
     refused = await client.post(DEVICES, headers=narrow, json={"external_id": "x"})
     assert (refused.status_code, refused.json()["code"]) == (403, "auth.group_scoped")

@@ -127,6 +127,16 @@ async def test_quotas(client: httpx.AsyncClient, operator: dict[str, str], tenan
     assert (refused.status_code, refused.json()["errors"][0]["name"]) == (400, "devices_max")
 
 
+async def test_an_operators_token_does_not_end_itself(client: httpx.AsyncClient, operator: dict[str, str]) -> None:
+    where = "/api/v1/operator/tokens"
+    (own,) = (await client.get(where, headers=operator)).json()["items"]
+    refused = await client.post(f"{where}/{own['id']}/revoke", headers=operator)
+    assert (refused.status_code, refused.json()["code"]) == (409, "token.in_use")
+    other = (await client.post(where, headers=operator, json={"name": "other"})).json()
+    assert (await client.post(f"{where}/{own['id']}/revoke", headers=bearer(other["secret"]))).status_code == 200
+    assert (await client.get(where, headers=operator)).status_code == 401
+
+
 async def test_deleting_a_tenant_takes_everything_of_it(
     client: httpx.AsyncClient, services: APIServices, operator: dict[str, str], people: People, admin: dict[str, str]
 ) -> None:

@@ -69,6 +69,23 @@ async def test_repeated_with_an_idempotency_key(client: httpx.AsyncClient, admin
     assert len((await client.get("/api/v1/tokens", headers=admin)).json()["items"]) == 2
 
 
+async def test_an_answer_is_not_repeated_once_what_it_made_is_gone(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
+    headers = {**admin, "Idempotency-Key": "k"}
+    body = {"name": "ci", "permissions": ["token:read"]}
+    made = await client.post("/api/v1/tokens", headers=headers, json=body)
+    assert (await client.delete(made.headers["location"], headers=admin)).status_code == 204
+    again = await client.post("/api/v1/tokens", headers=headers, json=body)
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency.gone")
+
+
+async def test_a_token_does_not_end_itself(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
+    (own,) = (await client.get("/api/v1/tokens", headers=admin)).json()["items"]
+    path = f"/api/v1/tokens/{own['id']}"
+    for answer in (await client.delete(path, headers=admin), await client.post(f"{path}/revoke", headers=admin)):
+        assert (answer.status_code, answer.json()["code"]) == (409, "token.in_use")
+    assert (await client.get(path, headers=admin)).json()["revoked_at"] is None
+
+
 async def test_many_at_once_with_one_key_make_one(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
     headers = {**admin, "Idempotency-Key": "race"}
     body = {"name": "ci", "permissions": ["token:read"]}

@@ -16,8 +16,9 @@ from headwater.clock import SystemClock, to_datetime
 from headwater.database.session import Database
 from headwater.device.authentication import Authentication, DeviceRefused, DeviceSuspended, Presented, TokenAuthenticator
 from headwater.device.credentials import LIVE_MAX
-from headwater.device.errors import CredentialLimit, DeviceInvalid
+from headwater.device.errors import CredentialLimit
 from headwater.device.profile import Metric, ProfileDefinition
+from headwater.errors import Conflict
 from headwater.tenancy import secrets
 from headwater.tenancy.scope import TenantScope
 
@@ -141,7 +142,7 @@ async def test_credentials_are_bounded(registry: Registry, scope: TenantScope) -
     fresh = await registry.credentials.issue(scope, device.id)
     assert issued[0].password not in repr(issued[0])
     assert fresh.id in {c.id for c in await registry.credentials.list(scope, device.id)}
-    with pytest.raises(DeviceInvalid):
+    with pytest.raises(Conflict):
         await registry.credentials.issue(scope, device.id, expires_at=to_datetime(0))
 
 

@@ -17,7 +17,7 @@ from headwater.device.device import DevicePatch, NewDevice, Status
 from headwater.device.errors import DeviceDecommissioned, DeviceInvalid, FilterInvalid
 from headwater.device.sort import parse_sort
 from headwater.device.visibility import devices_in_group, devices_matching, require_device, visible_devices
-from headwater.errors import Conflict, Forbidden, NotFound, VersionConflict
+from headwater.errors import Conflict, Forbidden, NotFound, ReferenceUnknown, VersionConflict
 from headwater.ids import uuid7
 from headwater.tenancy.errors import GroupScoped, TenantQuotaReached
 from headwater.tenancy.scope import TenantScope
@@ -219,7 +219,6 @@ async def test_refusals_of_new_devices(registry: Registry, scope: TenantScope) -
         ({"external_id": "a/b"}, "external_id"), ({"external_id": " a"}, "external_id"),
         ({"external_id": "a\n"}, "external_id"),
         ({"external_id": "x" * 201}, "external_id"), ({"external_id": "a", "name": "\0"}, "name"),
-        ({"external_id": "a", "profile": "none"}, "profile"),
         ({"external_id": "a", "labels": {str(n): "x" for n in range(65)}}, "labels"),
         ({"external_id": "a", "attributes": {"x": "y" * 20_000}}, "attributes"),
         ({"external_id": "a", "attributes": {"x": {"\0": 1}}}, "attributes.x"),
@@ -227,6 +226,9 @@ async def test_refusals_of_new_devices(registry: Registry, scope: TenantScope) -
         with pytest.raises(DeviceInvalid) as caught:
             await registry.devices.create(scope, NewDevice(**fields))  # type: ignore[arg-type]  # test data
         assert caught.value.field == field
+    with pytest.raises(ReferenceUnknown) as unknown:
+        await registry.make(scope, "a", profile="none")
+    assert unknown.value.field == "profile"
 
 
 async def test_quota_holds_under_a_race(registry: Registry, tenant_factory: TenantFactory) -> None:

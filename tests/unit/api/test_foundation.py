@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 from uuid import UUID
 
+import httpx
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar import get
+from litestar.params import QueryParameter
 from msgspec import Meta
 from tests.support.clock import FakeClock
 
@@ -30,6 +32,7 @@ from headwater.tenancy.scope import TenantScope
 
 TENANT = UUID(int=7)
 CURSORS = Cursors("s" * 32)
+NO_ENGINES = APIServices("x" * 32, None, None, None, None, FakeClock())  # type: ignore[arg-type]  # never asked
 
 
 def test_a_cursor_comes_back_as_it_went() -> None:
@@ -128,6 +131,51 @@ def test_each_wrong_member_is_named(body: bytes, names: set[str]) -> None:
     assert {error["name"] for error in refused.value.fields["errors"]} == names
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    class Parts(msgspec.Struct, forbid_unknown_fields=True):
+        count: Annotated[int, Meta(ge=0, le=9)]
+        factors: list[int] = []
+        rate: float = 0
+
+    assert decode(b'{"count": 7.0, "factors": [1e2], "rate": 2}', Parts) == Parts(7, [100], 2.0)
+    for body, name in ((b'{"count": 7.5}', "count"), (b'{"count": 70.0}', "count"), (b'{"count": 1.0, "x": 1}', "x")):
+        with pytest.raises(Invalid) as refused:
+            decode(body, Parts)
+        assert [error["name"] for error in refused.value.fields["errors"]] == [name]
+
+
+@get("/things", public=True)
+async def list_things(
+    *,
+    since: Annotated[datetime | None, QueryParameter()] = None,
+    owner: Annotated[UUID | None, QueryParameter()] = None,
+    word: Annotated[str | None, QueryParameter()] = None,
+    several: Annotated[list[int] | None, QueryParameter()] = None,
+) -> dict[str, Any]:
+    return {"since": since, "owner": owner, "word": word, "several": several}
+
+
+@pytest.mark.parametrize(
+    ("query", "wrong"),
+    [
+        ("since=2026-01-31T12:00:00Z&word=null&several=1&several=2", []),
+        ("", []),
+        ("since=1700000000", ["since"]),
+        ("since=2026-01-31", ["since"]),
+        ("owner=null&since=NULL", ["owner", "since"]),
+        ("word=a&word=b", ["word"]),
+        ("several=null", ["several"]),
+        ("unknown=null", []),
+    ],
+)
+async def test_query_strings_are_read_strictly(query: str, wrong: list[str]) -> None:
+    app = create_app(NO_ENGINES, [Noun("X", "x", (list_things,))])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        answer = await client.get(f"/api/v1/things?{query}")
+    assert answer.status_code == (400 if wrong else 200), answer.text
+    assert sorted(error["name"] for error in answer.json().get("errors", [])) == wrong
+
+
 @given(st.binary(max_size=60))
 def test_no_body_is_more_than_refused(body: bytes) -> None:
     with pytest.raises(Invalid):
@@ -171,6 +219,5 @@ def test_an_app_with_an_undeclared_route_does_not_start(opt: dict[str, Any]) -> 
     @get("/x", opt=opt)
     async def handler() -> None: ...
 
-    services = APIServices("x" * 32, None, None, None, None, FakeClock())  # type: ignore[arg-type]  # never asked
     with pytest.raises(RouteUndeclared):
-        create_app(services, [Noun("X", "x", (handler,))])
+        create_app(NO_ENGINES, [Noun("X", "x", (handler,))])

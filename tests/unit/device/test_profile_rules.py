@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headwater.device.errors import ProfileInvalid
-from headwater.device.profile import Metric, MetricType, ProfileDefinition, TopicRule
-from headwater.device.profile_rules import check_profile
+from headwater.device.errors import ProfileContradictory, ProfileInvalid
+from headwater.device.profile import TOPIC_FILTER, Metric, MetricType, ProfileDefinition, TopicRule
+from headwater.device.profile_rules import check_profile, check_topic_filter
 
 
 def test_a_full_profile_passes() -> None:
@@ -29,10 +32,6 @@ def test_a_full_profile_passes() -> None:
 @pytest.mark.parametrize(
     ("definition", "pointer"),
     [
-        (ProfileDefinition(metrics=(Metric("a"), Metric("a"))), "/metrics/1/name"),
-        (ProfileDefinition(metrics=(Metric("a", MetricType.STRING, min=1),)), "/metrics/0/min"),
-        (ProfileDefinition(metrics=(Metric("a", MetricType.BOOLEAN, max=1),)), "/metrics/0/max"),
-        (ProfileDefinition(metrics=(Metric("a", min=2, max=1),)), "/metrics/0/min"),
         (ProfileDefinition(metrics=(Metric("a", max=math.inf),)), "/metrics/0/max"),
         (ProfileDefinition(metrics=(Metric("a\0"),)), "/metrics/0/name"),
         (ProfileDefinition(topics=(TopicRule("a/#/b"),)), "/topics/0/filter"),
@@ -54,3 +53,32 @@ def test_refused_with_the_place(definition: ProfileDefinition, pointer: str) -> 
     with pytest.raises(ProfileInvalid) as caught:
         check_profile(definition)
     assert caught.value.pointer == pointer
+
+
+@pytest.mark.parametrize(
+    ("metrics", "pointer"),
+    [
+        ((Metric("a"), Metric("a")), "/metrics/1/name"),
+        ((Metric("a", MetricType.STRING, min=1),), "/metrics/0/min"),
+        ((Metric("a", MetricType.BOOLEAN, max=1),), "/metrics/0/max"),
+        ((Metric("a", min=2, max=1),), "/metrics/0/min"),
+    ],
+)
+def test_contradictions_with_the_place(metrics: tuple[Metric, ...], pointer: str) -> None:
+    with pytest.raises(ProfileContradictory) as caught:
+        check_profile(ProfileDefinition(metrics=metrics))
+    assert caught.value.pointer == pointer
+
+
+@given(
+    st.lists(st.sampled_from(["a", "ü", "/", "+", "#", "$", "{device}", "{external_id}", "{x}", "{", "}", "\0"]), min_size=1)
+)
+def test_the_description_says_what_a_topic_filter_is(parts: list[str]) -> None:
+    """The pattern that clients see, and the rules that say in words what is wrong, mean the same."""
+    text = "".join(parts)
+    try:
+        check_topic_filter(text, "")
+    except ProfileInvalid:
+        assert not re.search(TOPIC_FILTER, text)
+    else:
+        assert re.search(TOPIC_FILTER, text)
