@@ -24,9 +24,12 @@ from headwater.database.lane_session import open_lane_session
 from headwater.database.session import open_pool
 from headwater.live.feed import LiveFeed
 from headwater.live.watch import WatchList, subscribe
+from headwater.store.maintenance import MaintenanceDuty
 from headwater.store.partitions import PartitionKeeper
 from headwater.store.presence import PresenceCounts, PresenceParts, PresenceWork
 from headwater.store.presence_reaper import PresenceReaper
+from headwater.store.removal import RemovalDuty
+from headwater.store.retention import RetentionDuty
 from headwater.store.rollup import RollupDuty
 from headwater.store.writer import StoreCounts, StoreParts, StoreWork
 from headwater.store.writer_devices import KnownDevices
@@ -94,6 +97,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             PresenceReaper(StreamUplink(publisher, topology, 0, live=feed), clock),
             TrimDuty(jetstream, topology),
             RollupDuty(partitions, clock, every_s=settings.worker.rollup_interval_s),
+            RetentionDuty(clock, every_s=settings.worker.maintenance_interval_s),
+            RemovalDuty(clock, every_s=settings.worker.maintenance_interval_s),
+            MaintenanceDuty(partitions, clock, every_s=settings.worker.maintenance_interval_s),
         ]
 
         figures = partial(_figures, store.counts, presence.counts, consumers)
