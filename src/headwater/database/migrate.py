@@ -24,6 +24,16 @@ CREATE TABLE IF NOT EXISTS headwater.migration (
 )
 """
 
+_SEARCH_PATH = """
+DO $$
+BEGIN
+    EXECUTE format('ALTER DATABASE %I SET search_path = headwater, pg_catalog', current_database());
+END
+$$
+"""
+"""Every session finds our tables without a prefix; nothing of ours is in public. Said at each run and no migration's: a
+database that was restored, or copied from a template, has the tables and the ledger, and not this setting."""
+
 
 class MigrationChanged(DomainError):
     """A migration that this database has already seen is not what it was."""
@@ -53,6 +63,7 @@ async def migrate(connection: asyncpg.Connection) -> list[str]:
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:
         await connection.execute(_LEDGER)
+        await connection.execute(_SEARCH_PATH)
         for migration in migrations():
             async with connection.transaction():
                 seen = await connection.fetchval("SELECT checksum FROM headwater.migration WHERE name = $1", migration.name)

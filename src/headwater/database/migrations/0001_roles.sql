@@ -26,10 +26,3 @@ $$;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 CREATE SCHEMA IF NOT EXISTS headwater;
 GRANT USAGE ON SCHEMA headwater TO headwater_app, headwater_writer, headwater_operator, headwater_lookup;
-
--- Every session finds our tables without a prefix; nothing of ours is in public.
-DO $$
-BEGIN
-    EXECUTE format('ALTER DATABASE %I SET search_path = headwater, pg_catalog', current_database());
-END
-$$;
