@@ -59,7 +59,8 @@ async def status_of(path: Path) -> Status:
     home = Home(path)
     settings = read(path)
     status = Status(headwater.__version__, str(home.path), home.find_up())
-    if status.up is not None or home.find_decisions() is None:  # a home at rest has its engines at rest
+    named = settings.database.operator_url or settings.nats.url
+    if status.up is not None or (named and home.find_decisions() is None):  # a home at rest has its engines at rest
         positions = await _database(settings, status)
         await _stream(settings, status, positions)
     return status

@@ -20,8 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "What runs in a home, and how far it has come."),
     "doctor": ("doctor", "Say what is wrong and what to do."),
     "person": ("person", "People: a new password, the platform operator's rights."),
-    "devices": ("devices", "Import and export devices."),
-    "dead-letters": ("dead_letters", "Messages that could not be read: list, inspect, replay."),
+    "devices": ("devices", "Devices: import, export, list, show, suspend, resume, decommission."),
+    "dead-letters": ("dead_letters", "Messages that could not be stored: list, inspect, replay, delete."),
 }
 """name -> module, help"""
 

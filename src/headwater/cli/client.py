@@ -92,7 +92,8 @@ class APIClient:
                     continue
                 fail(_told(error))
             except OSError as error:
-                fail(f"no answer from {self._url}: {getattr(error, 'reason', error)}")
+                reason = getattr(error, "reason", error)
+                fail(f"no answer from {self._url}: {reason}. `headwater status` says whether it runs")
 
 
 def _told(error: urllib.error.HTTPError) -> str:
@@ -101,4 +102,5 @@ def _told(error: urllib.error.HTTPError) -> str:
     except (msgspec.DecodeError, OSError):
         return f"HTTP {error.code} {error.reason}"
     wrong = "".join(f"; {e['name']}: {e['message']}" for e in problem.get("errors", []) if isinstance(e, dict))
-    return f"{problem.get('detail', error.reason)} [{problem.get('code', error.code)}]{wrong}"
+    advice = "; give another by --token or HEADWATER_TOKEN" if error.code == 401 else ""
+    return f"{problem.get('detail', error.reason)} [{problem.get('code', error.code)}]{wrong}{advice}"

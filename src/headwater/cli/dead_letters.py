@@ -33,7 +33,7 @@ def dead_letters() -> None:
     """Messages that could not be stored: list, inspect, replay, delete."""
 
 
-@app.command("list")
+@app.command("list", epilog="Example:  headwater dead-letters list --code payload.malformed --limit 10")
 def list_(
     device: str = DEVICE,
     code: str = CODE,
@@ -58,7 +58,7 @@ def list_(
         )
 
 
-@app.command()
+@app.command(epilog="Example:  headwater dead-letters show 7 --raw > payload.bin")
 def show(
     number: int = typer.Argument(help="The letter's number."),
     raw: bool = typer.Option(False, "--raw", help="Write the payload's bytes to standard output, and nothing else."),
@@ -115,7 +115,7 @@ def replay(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example:  headwater dead-letters delete --all --to 2026-01-31T12:00:00Z")
 def delete(
     numbers: list[int] = SEQUENCES,
     everything: bool = ALL,

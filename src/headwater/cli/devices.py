@@ -132,7 +132,7 @@ def list_(
         print(f"headwater: there are more than {limit}", file=_stderr())
 
 
-@app.command()
+@app.command(epilog="Example:  headwater devices show thermometer-1")
 def show(
     device: str = typer.Argument(help="Its id or external id."), url: str = URL, token: str = TOKEN, home: Path = HOME
 ) -> None:
@@ -142,7 +142,7 @@ def show(
     print(msgspec.json.format(msgspec.json.encode(_find(connect(url, token, home), device))).decode())
 
 
-@app.command()
+@app.command(epilog="Example:  headwater devices suspend thermometer-1")
 def suspend(
     device: str = typer.Argument(help="Its id or external id."), url: str = URL, token: str = TOKEN, home: Path = HOME
 ) -> None:
@@ -150,7 +150,7 @@ def suspend(
     _step(connect(url, token, home), device, "suspend")
 
 
-@app.command()
+@app.command(epilog="Example:  headwater devices resume thermometer-1")
 def resume(
     device: str = typer.Argument(help="Its id or external id."), url: str = URL, token: str = TOKEN, home: Path = HOME
 ) -> None:
@@ -158,7 +158,7 @@ def resume(
     _step(connect(url, token, home), device, "resume")
 
 
-@app.command()
+@app.command(epilog="Example:  headwater devices decommission thermometer-1 --yes")
 def decommission(
     device: str = typer.Argument(help="Its id or external id."),
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
@@ -188,7 +188,7 @@ def _find(client: APIClient, name: str) -> Any:
         q = f"external_id = {quoted}"
     found = client.json("GET", "/devices", query={"q": q, "limit": 1})["items"]
     if not found:
-        fail(f"there is no device {name}")
+        fail(f"there is no device {name}: `headwater devices list` shows which there are")
     return found[0]
 
 

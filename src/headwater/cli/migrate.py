@@ -7,6 +7,8 @@ import typer
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 EXAMPLES = """
+Example:  HEADWATER_DATABASE_OWNER_URL=postgresql://postgres:...@db/headwater headwater migrate
+
 Needs HEADWATER_DATABASE_OWNER_URL. Where the URLs of the roles are given too (HEADWATER_DATABASE_URL, _WRITER_URL,
 _OPERATOR_URL), the roles get the passwords that stand in them. Where HEADWATER_NATS_URL is given, the streams are made.
 Safe to run from several places at once.

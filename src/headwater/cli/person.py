@@ -6,7 +6,10 @@ from pathlib import Path
 
 import typer
 
+from headwater.cli.client import fail
 from headwater.cli.up import DEFAULT_HOME, HOME_HELP
+
+OPERATOR_URL = "HEADWATER_DATABASE_OPERATOR_URL"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -27,11 +30,11 @@ def password(
     import asyncio
     import secrets
 
-    from headwater.app import bootstrap, home_settings
+    from headwater.app import bootstrap
 
+    operator_url = _operator_url(home)
     new = typer.prompt("New password", hide_input=True, confirmation_prompt=True) if ask else secrets.token_urlsafe(15)
-    settings = home_settings.read(home)
-    asyncio.run(bootstrap.set_password(settings.database.operator_url, email, new))
+    asyncio.run(bootstrap.set_password(operator_url, email, new))
     print(f"{email} has a new password" + ("." if ask else f" (shown once): {new}"))
 
 
@@ -44,8 +47,18 @@ def operator(
     """Let a person create, suspend and delete tenants. Gives no right inside any tenant."""
     import asyncio
 
-    from headwater.app import bootstrap, home_settings
+    from headwater.app import bootstrap
 
-    settings = home_settings.read(home)
-    asyncio.run(bootstrap.set_operator(settings.database.operator_url, email, not revoke))
+    asyncio.run(bootstrap.set_operator(_operator_url(home), email, not revoke))
     print(f"{email} is {'no longer ' if revoke else ''}an operator of the platform")
+
+
+def _operator_url(home: Path) -> str:
+    """Of the setting, or of what runs in the home."""
+    from headwater.app import home_settings, settings
+    from headwater.app.home import Home
+
+    given = settings.read().database.operator_url
+    if not given and Home(home).find_up() is None:
+        fail(f"nothing runs in {home}: start `headwater up --home {home}`, name another --home, or set {OPERATOR_URL}")
+    return given or home_settings.read(home).database.operator_url
