@@ -152,7 +152,7 @@ async def test_a_device_with_its_charts(page: Page, world: World) -> None:
     await expect(temperature).to_have_text("-12.25 °C")
     await expect(page.locator("tr[data-metric=temperature]")).to_contain_text("-12.25")
     await expect(page.locator("tr[data-metric=door_open]")).to_contain_text("true")
-    assert await is_painted(page, "figure[data-metric=temperature] canvas")
+    await painted(page, "figure[data-metric=temperature] canvas")
 
     # The reading line: by keyboard and by pointer, in all charts at once.
     canvas = page.locator("figure[data-metric=temperature] canvas")
@@ -170,9 +170,10 @@ async def test_a_device_with_its_charts(page: Page, world: World) -> None:
     await expect(page.locator("figure[data-metric=defrost_cycles] output")).to_have_text("7")
 
 
-async def is_painted(page: Page, selector: str) -> bool:
-    """Whether the canvas holds many pixels of the chart's own colour."""
-    return await page.eval_on_selector(selector, """canvas => {
+async def painted(page: Page, selector: str) -> None:
+    """Until the canvas holds many pixels of the chart's own colour: it is drawn in a frame after the text has changed."""
+    await page.wait_for_function("""selector => {
+        const canvas = document.querySelector(selector);
         const colour = getComputedStyle(document.documentElement).getPropertyValue("--chart").trim();
         const [r, g, b] = [1, 3, 5].map(at => parseInt(colour.slice(at, at + 2), 16));
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -182,7 +183,7 @@ async def is_painted(page: Page, selector: str) -> bool:
             if (distance < 40 && data[at + 3] > 128) found++;
         }
         return found > 200;
-    }""")  # fmt: skip
+    }""", arg=selector)  # fmt: skip
 
 
 async def test_a_silent_device_waits_for_its_first_words(page: Page, world: World) -> None:
