@@ -9,6 +9,7 @@ by (tenant, device, observed_at), because that is how they begin: the index on i
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from math import isfinite, isnan
@@ -33,6 +34,12 @@ FLOAT, INTEGER, BOOLEAN, STRING, JSON, LOCATION = "float", "integer", "boolean",
 _TYPES: dict[object, str] = {
     float: FLOAT, int: INTEGER, bool: BOOLEAN, str: STRING, EXT_JSON: JSON, EXT_LOCATION: LOCATION,
 }  # fmt: skip
+PACKED_VALUES_MAX = 64
+"""Of the messages that get a function of their own: beyond it compiling one costs milliseconds and much memory."""
+METRIC_SET_IDS_MAX = 128
+"""Beyond it a set is known by its digest: an index takes 2,704 bytes at most, and a message may have 1,000 metrics."""
+JSON_DEPTH_MAX = 100
+"""Of a value: what every reader can take, and far more than gateways let through."""
 _INT4_OID, _FLOAT8_OID = 23, 701
 _NULL = b"\xff\xff\xff\xff"
 _NUL_ESCAPE = b"\\u0000"
@@ -41,7 +48,7 @@ _SUBSTITUTE = "\ufffd"
 
 _json_encode = msgspec.json.Encoder().encode
 _json_decode = msgspec.json.Decoder().decode
-_msgpack_decode = msgspec.msgpack.Decoder().decode
+_location_decode = msgspec.msgpack.Decoder(list[float]).decode
 
 PackRow = Callable[[Record, int, tuple[Any, ...]], bytes]
 
@@ -51,10 +58,10 @@ class UnknownValue(Exception):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """metric_set  sorted metric.ids, 4 bytes each, big-endian: the key of the latest values
+    """metric_set  the key of the latest values, see `metric_set`
     metric_ids  in the order of the names
     integers    whether a value may be an integer that a float8 cannot hold
-    pack        where all values are numbers: the whole row at once; values must be finite and exact
+    pack        where all values are numbers, and few: the whole row at once; values must be finite and exact
     """
 
     metric_ids: tuple[int, ...]
@@ -73,13 +80,17 @@ def metric_type(value: object) -> str:
 
 
 def make_shape(metric_ids: Sequence[int], types: Sequence[str], lane: int) -> Shape:
-    numeric = all(t in (FLOAT, INTEGER, BOOLEAN) for t in types)
+    packed = len(types) <= PACKED_VALUES_MAX and all(t in (FLOAT, INTEGER, BOOLEAN) for t in types)
     return Shape(
-        tuple(metric_ids),
-        b"".join(struct.pack("!i", i) for i in sorted(set(metric_ids))),
-        INTEGER in types,
-        _row_packer(metric_ids, lane) if numeric else None,
+        tuple(metric_ids), metric_set(metric_ids), INTEGER in types, _row_packer(metric_ids, lane) if packed else None
     )
+
+
+def metric_set(metric_ids: Sequence[int]) -> bytes:
+    """The sorted ids, 4 bytes each, big-endian; of many their SHA-256."""
+    ids = sorted(set(metric_ids))
+    key = struct.pack(f"!{len(ids)}i", *ids)
+    return key if len(ids) <= METRIC_SET_IDS_MAX else hashlib.sha256(key).digest()
 
 
 def _array_head(count: int, oid: int) -> bytes:
@@ -187,17 +198,45 @@ def pack_jsonb(text: bytes) -> bytes:
 
 
 def to_json(value: Any) -> Any:
-    """What a value of a record is in JSON; text of type JSON is passed on as it came. Raises UnknownValue."""
+    """What a value of a record is in JSON; text of type JSON is passed on as it came.
+
+    Raises UnknownValue, also where a reader of ours could not take it: one such row would spoil every answer that it is in.
+    """
     if isinstance(value, Ext):
         if value.code == EXT_JSON:
-            return msgspec.Raw(value.data)
+            return _json(bytes(value.data))
         if value.code == EXT_LOCATION:
-            return _msgpack_decode(value.data)
+            return _location(bytes(value.data))
     elif isinstance(value, float) and not isfinite(value):
         return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
     elif value is None or isinstance(value, float | int | str):
         return value
     raise UnknownValue(f"a value of type {type(value).__name__}")
+
+
+def _json(text: bytes) -> msgspec.Raw:
+    try:
+        value = _json_decode(text)
+    except (ValueError, RecursionError) as error:
+        raise UnknownValue(f"JSON that cannot be read: {error}") from error
+    if text.count(b"[") + text.count(b"{") > JSON_DEPTH_MAX and _is_deeper(value, JSON_DEPTH_MAX):
+        raise UnknownValue(f"JSON nested deeper than {JSON_DEPTH_MAX}")
+    return msgspec.Raw(text)
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(_is_deeper(each, depth - 1) for each in inner)
+
+
+def _location(data: bytes) -> list[float]:
+    try:
+        place = _location_decode(data)
+    except ValueError as error:
+        raise UnknownValue(f"a location that cannot be read: {error}") from error
+    if not 2 <= len(place) <= 3 or not all(map(isfinite, place)):
+        raise UnknownValue("a location is two or three finite numbers")
+    return place
 
 
 def _without_nul(value: Any) -> Any:
