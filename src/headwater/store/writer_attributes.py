@@ -2,30 +2,56 @@
 
 Each leaf keeps its own stamp (observed_at, epoch, sequence): a late record changes only those leaves that nobody has said
 anything newer about. A forgotten attribute leaves its stamp behind, so that an older value does not bring it back.
+
+What one device may report is bounded, in number and in bytes; what is beyond it is left out and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from headwater.store.columns import pack_jsonb, to_json
+from headwater.store.columns import pack_jsonb
 from headwater.store.writer_batch import Attributes, Leaf
 
 LEAVES_MAX = 1_000
-"""Attributes that one device may report; those beyond are not kept."""
+REPORTED_BYTES_MAX = 512 * 1024
+"""What one device may report: room for the longest string that ingest lets through, and a document that people can read."""
 FORGOTTEN_MAX = 100
 NAME_LENGTH_MAX = 200
+DEVICES_MAX = 128
+"""Devices merged by one statement: 64 MiB, if all of them report as much as they may."""
 
 _encode = msgspec.json.Encoder().encode
 
 
-async def merge_attributes(connection: Any, attributes: Mapping[bytes, Attributes]) -> None:
-    """Rows are locked in the order of the devices, so that two consumers wait for each other and never both."""
+class Merged(NamedTuple):
+    """changed: whether anything was newer. left_out: leaves for which there was no room."""
+
+    reported: dict[str, Any]
+    forgotten: dict[str, Any]
+    changed: bool
+    left_out: int
+
+
+async def merge_attributes(connection: Any, attributes: Mapping[bytes, Attributes]) -> int:
+    """Returns how many leaves were left out.
+
+    Rows are locked in the order of the devices, so that two consumers wait for each other and never both.
+    """
     devices = sorted(attributes)
+    return sum([await _merge_some(connection, attributes, some) for some in _pieces(devices)])
+
+
+def _pieces(devices: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(devices), DEVICES_MAX):
+        yield devices[start : start + DEVICES_MAX]
+
+
+async def _merge_some(connection: Any, attributes: Mapping[bytes, Attributes], devices: Sequence[bytes]) -> int:
     ids = [UUID(bytes=device) for device in devices]
     tenants = [UUID(bytes=attributes[device].tenant) for device in devices]
     await connection.execute(
@@ -41,15 +67,16 @@ async def merge_attributes(connection: Any, attributes: Mapping[bytes, Attribute
     rows = await connection.fetch(
         """
         SELECT device_id, reported, forgotten FROM device_state
-        WHERE device_id = ANY ($1::uuid[]) ORDER BY device_id FOR UPDATE
+        JOIN unnest($1::uuid[], $2::uuid[]) AS wanted(tenant_id, device_id) USING (tenant_id, device_id)
+        ORDER BY device_id FOR UPDATE OF device_state
         """,
-        ids,
-    )
-    changed = []
-    for row in rows:
-        merged = merge(row["reported"], row["forgotten"], attributes[row["device_id"].bytes].leaves)
-        if merged is not None:
-            changed.append((row["device_id"], *merged))
+        tenants, ids,
+    )  # fmt: skip
+    merged = [
+        (row["device_id"], merge(row["reported"], row["forgotten"], attributes[row["device_id"].bytes].leaves))
+        for row in rows
+    ]
+    changed = [(device, of.reported, of.forgotten) for device, of in merged if of.changed]
     if changed:
         await connection.execute(
             """
@@ -59,33 +86,43 @@ async def merge_attributes(connection: Any, attributes: Mapping[bytes, Attribute
             """,
             *zip(*changed, strict=True),
         )
+    return sum(of.left_out for _, of in merged)
 
 
-def merge(
-    reported: dict[str, Any], forgotten: dict[str, Any], leaves: Mapping[str, Leaf]
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The new (reported, forgotten), or None where nothing is newer."""
-    changed = False
+def merge(reported: dict[str, Any], forgotten: dict[str, Any], leaves: Mapping[str, Leaf]) -> Merged:
+    """Changes `reported` and `forgotten`."""
+    changed, left_out = False, 0
+    room = REPORTED_BYTES_MAX - len(_encode(reported))
     for raw_name, leaf in leaves.items():
         name = raw_name.replace("\0", "\ufffd")[:NAME_LENGTH_MAX]
         known = reported.get(name) or forgotten.get(name)
         if known is not None and leaf.stamp <= (known["observed_at"], *known["order"]):
             continue
         stamp = {"observed_at": leaf.stamp[0], "order": list(leaf.stamp[1:])}
-        if leaf.value is None:
+        entry = None if leaf.value is None else {"value": _clean(leaf.value), **stamp}
+        grown = _size(name, entry) - _size(name, reported.get(name))
+        if entry is not None and (grown > max(room, 0) or (name not in reported and len(reported) >= LEAVES_MAX)):
+            left_out += 1
+            continue
+        room -= grown
+        if entry is None:
             reported.pop(name, None)
             forgotten[name] = stamp
-        elif name in reported or len(reported) < LEAVES_MAX:
-            forgotten.pop(name, None)
-            reported[name] = {"value": _clean(leaf.value), **stamp}
         else:
-            continue
+            forgotten.pop(name, None)
+            reported[name] = entry
         changed = True
-    while len(forgotten) > FORGOTTEN_MAX:
-        del forgotten[min(forgotten, key=lambda name: forgotten[name]["observed_at"])]
-    return (reported, forgotten) if changed else None
+    if len(forgotten) > FORGOTTEN_MAX:
+        oldest_first = sorted(forgotten, key=lambda name: (forgotten[name]["observed_at"], *forgotten[name]["order"]))
+        for name in oldest_first[:-FORGOTTEN_MAX]:
+            del forgotten[name]
+    return Merged(reported, forgotten, changed, left_out)
+
+
+def _size(name: str, entry: object) -> int:
+    return 0 if entry is None else len(_encode({name: entry}))
 
 
 def _clean(value: Any) -> Any:
     """As JSON that jsonb takes."""
-    return msgspec.Raw(pack_jsonb(_encode(to_json(value)))[5:])
+    return msgspec.Raw(pack_jsonb(_encode(value))[5:])
