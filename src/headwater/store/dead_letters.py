@@ -63,6 +63,14 @@ class Burial:
         letter = self._letter(b"", "record.undecodable", reason, 0, delivery.data)
         await self._store(PLATFORM, letter, f"{delivery.sequence}")
 
+    async def piece(self, payload: bytes, place: tuple[int, int], reason: str) -> None:
+        """One record that cannot be read, of a batch of which others can: to the platform's, too.
+
+        place: sequence of its batch in the stream, index in the batch.
+        """
+        letter = self._letter(b"", "record.undecodable", reason, 0, payload)
+        await self._store(PLATFORM, letter, f"{place[0]}-{place[1]}")
+
     async def record(self, tenant: UUID, record: Record, place: tuple[int, int], *, code: str, detail: str) -> None:
         """place: sequence of its batch in the stream, index in the batch."""
         letter = self._letter(record.device, code, detail, record.received_at, encode_batch([record]))

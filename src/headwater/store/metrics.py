@@ -17,7 +17,8 @@ from uuid import UUID
 from headwater.tenancy.quotas import quotas_of
 
 KNOWN_MAX = 200_000
-"""Metrics kept in memory by one lane, about 40 MB; beyond it the oldest are looked up again."""
+"""Metrics kept in memory by one lane, about 40 MB; beyond it those that were wanted longest ago are looked up again. One
+round of the store may want more (3 MiB, and a name takes three bytes); then what it wants is kept until the next."""
 NAME_LENGTH_MAX = 200
 REFUSED_S = 30.0
 """How long a refusal is remembered: a flood of new names must not become a flood of queries."""
@@ -47,10 +48,19 @@ class MetricCatalog:
         return known[1] if known is not None and known[0] > time.monotonic() else None
 
     async def resolve(self, wanted: Collection[MetricKey]) -> None:
-        """Find or make them, tenant by tenant. Outside of the caller's transaction: a metric may be there without rows."""
+        """Find or make them, tenant by tenant. Outside of the caller's transaction: a metric may be there without rows.
+
+        Afterwards each of them is known or refused, whatever had to be forgotten for it.
+        """
+        if len(self._refused) > KNOWN_MAX:
+            self._refused.clear()
         by_tenant: dict[bytes, list[MetricKey]] = {}
         for key in wanted:
-            if key in self.ids or self.refusal(key):
+            known = self.ids.pop(key, None)
+            if known is not None:
+                self.ids[key] = known  # as the one wanted last
+                continue
+            if self.refusal(key):
                 continue
             if not 0 < len(key.name) <= NAME_LENGTH_MAX or "\0" in key.name:
                 self._refuse(key, "metric.name_invalid", f"a metric's name has 1 to {NAME_LENGTH_MAX} characters and no NUL")
@@ -58,6 +68,8 @@ class MetricCatalog:
                 by_tenant.setdefault(key.tenant, []).append(key)
         for tenant, keys in by_tenant.items():
             await self._resolve(UUID(bytes=tenant), keys)
+        while len(self.ids) > max(KNOWN_MAX, len(wanted)):
+            del self.ids[next(iter(self.ids))]
 
     async def _resolve(self, tenant_id: UUID, keys: list[MetricKey]) -> None:
         missing = await self._find(tenant_id, keys)
@@ -84,8 +96,6 @@ class MetricCatalog:
                 )  # fmt: skip
             for key in await self._find(tenant_id, missing):
                 self._refuse(key, "metric.quota_exceeded", f"the tenant may have no more metrics: {key.name}")
-        while len(self.ids) > KNOWN_MAX:
-            del self.ids[next(iter(self.ids))]
 
     async def _find(self, tenant_id: UUID, keys: list[MetricKey]) -> list[MetricKey]:
         """Remember those that exist, return the others."""
@@ -101,6 +111,4 @@ class MetricCatalog:
         return [key for key in keys if key not in self.ids]
 
     def _refuse(self, key: MetricKey, code: str, detail: str) -> None:
-        if len(self._refused) > KNOWN_MAX:
-            self._refused.clear()
         self._refused[key] = (time.monotonic() + REFUSED_S, Refusal(code, detail))

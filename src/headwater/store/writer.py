@@ -23,20 +23,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from headwater.clock import to_datetime
-from headwater.store.columns import TIME_MAX_US, TIME_MIN_US, copy_data
+from headwater.store.columns import copy_data
 from headwater.store.dead_letters import PERMANENT, PLATFORM, Burial, PublishDead, Undecodable, decode
 from headwater.store.metrics import MetricCatalog, Refusal
 from headwater.store.writer_attributes import merge_attributes
-from headwater.store.writer_batch import DAY_US, Batch, Item, Refused, Shapes, is_storable
-from headwater.store.writer_devices import KnownDevices, activate, look_up
+from headwater.store.writer_batch import DAY_US, Batch, Group, Item, Refused, Shapes, is_storable
+from headwater.store.writer_devices import KnownDevices, Sender, activate, look_up
+from headwater.store.writer_latest import prune_latest
 from headwater.stream import subjects
-from headwater.stream.envelope import Record
+from headwater.stream.envelope import Record, UnknownEnvelope, decode_pieces
 from headwater.stream.position import move_position
 from headwater.stream.reader import Delivery
 
@@ -44,19 +46,30 @@ log = structlog.get_logger(__name__)
 
 CONSUMER = "store"
 FRONTIER_PAUSE_S = 0.05
+LETTERS_AT_ONCE = 64
+"""They share fsyncs; thousands one after the other would keep a lane waiting for minutes."""
 
 _TEMPORARY_TABLES = """
 CREATE TEMP TABLE IF NOT EXISTS latest_incoming (LIKE telemetry_latest) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS resent_incoming (LIKE telemetry) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS resent_event_incoming (LIKE event) ON COMMIT DELETE ROWS;
 """
+_EMPTY_TEMPORARY_TABLES = """
+DELETE FROM latest_incoming;
+DELETE FROM resent_incoming;
+DELETE FROM resent_event_incoming;
+"""
 _MERGE_LATEST = """
-INSERT INTO telemetry_latest AS known
-SELECT * FROM latest_incoming ORDER BY device_id, metric_set
-ON CONFLICT (device_id, metric_set) DO UPDATE SET
-    observed_at = excluded.observed_at, received_at = excluded.received_at, epoch = excluded.epoch,
-    record = excluded.record, metrics = excluded.metrics, numbers = excluded.numbers, extras = excluded.extras
-WHERE (excluded.observed_at, excluded.epoch, excluded.record) > (known.observed_at, known.epoch, known.record)
+WITH merged AS (
+    INSERT INTO telemetry_latest AS known
+    SELECT * FROM latest_incoming ORDER BY device_id, metric_set
+    ON CONFLICT (device_id, metric_set) DO UPDATE SET
+        observed_at = excluded.observed_at, received_at = excluded.received_at, epoch = excluded.epoch,
+        record = excluded.record, metrics = excluded.metrics, numbers = excluded.numbers, extras = excluded.extras
+    WHERE (excluded.observed_at, excluded.epoch, excluded.record) > (known.observed_at, known.epoch, known.record)
+    RETURNING device_id, known.xmax = 0 AS inserted
+)
+SELECT DISTINCT device_id FROM merged WHERE inserted
 """
 _INSERT_RESENT = """
 INSERT INTO telemetry
@@ -88,7 +101,7 @@ class Frontier(Protocol):
 
 @dataclass(slots=True)
 class StoreCounts:
-    """Since the process began."""
+    """Since the process began. dropped: records of devices that are gone, and attributes for which there was no room."""
 
     records: int = 0
     batches: int = 0
@@ -112,25 +125,50 @@ class StoreParts:
 class _Chunk:
     """Deliveries that go into one transaction, decoded.
 
-    groups      (position, records) of each batch of the stream
-    refused     records that the columns cannot hold
-    registered  devices that speak for the first time
-    span        of observed_at
+    undecodable  batches, or (with an ordinal) single records of batches of which others can be read
+    resent       whether some record may be a repetition
+    refused      records that the columns cannot hold
+    dropped      records of devices that are gone
+    registered   devices that speak for the first time
+    span         of observed_at
     """
 
-    groups: list[tuple[int, list[Record]]]
-    undecodable: list[tuple[Delivery, str]]
-    deliveries: int
-    resent: bool
+    groups: list[Group] = field(default_factory=list)
+    undecodable: list[_Undecodable] = field(default_factory=list)
+    deliveries: int = 0
+    to: int = 0
+    resent: bool = False
     refused: list[Refused] = field(default_factory=list)
-    registered: set[bytes] = field(default_factory=set)
+    dropped: int = 0
+    registered: set[Sender] = field(default_factory=set)
     span: tuple[int, int] = (0, 0)
 
     def keep(self, wanted: Callable[[Record], bool]) -> int:
         """Returns how many records are not kept."""
-        before = sum(len(records) for _, records in self.groups)
-        self.groups = [(sequence, list(filter(wanted, records))) for sequence, records in self.groups]
-        return before - sum(len(records) for _, records in self.groups)
+        before = sum(len(group.records) for group in self.groups)
+        self.groups = [
+            Group(
+                group.sequence,
+                [record for record in group.records if wanted(record)],
+                [place for place, record in zip(group.ordinals, group.records, strict=True) if wanted(record)],
+            )
+            for group in self.groups
+        ]
+        return before - sum(len(group.records) for group in self.groups)
+
+    def items(self) -> list[Item]:
+        return [
+            Item(record, group.sequence, ordinal)
+            for group in self.groups
+            for ordinal, record in zip(group.ordinals, group.records, strict=True)
+        ]
+
+
+class _Undecodable(NamedTuple):
+    delivery: Delivery
+    reason: str
+    sequence: int = 0
+    ordinal: int | None = None
 
 
 class StoreWork:
@@ -144,91 +182,87 @@ class StoreWork:
         self._catalog = MetricCatalog(connection)
         self._shapes = Shapes(lane, self._catalog)
         self._ready = False
+        self._resent_at: int | None = None
+        """sequence of a batch that is known to have a repetition, so that it need not be decoded again while it waits"""
         parts.known.clear()
 
     async def apply(self, deliveries: Sequence[Delivery], *, position: int, offset: int) -> int:
         if not self._ready:
             await self._connection.execute(_TEMPORARY_TABLES)
             self._ready = True
-        chunk = _decode(deliveries, offset)
-        if chunk.resent:
-            chunk = await self._without_older_elsewhere(deliveries, offset)
-            if not chunk.deliveries:
-                await asyncio.sleep(FRONTIER_PAUSE_S)
-                return 0
+        chunk = await self._readable(deliveries, offset)
+        if not chunk.deliveries:
+            await asyncio.sleep(FRONTIER_PAUSE_S)
+            return 0
         await self._admit(chunk)
         batch = Batch(self._shapes)
-        for sequence, records in chunk.groups:
-            batch.add(records, sequence)
+        for group in chunk.groups:
+            batch.add(group)
             # At once, so that only the first of many messages of a new kind takes the long way.
             await self._resolve(batch)
-        for delivery, reason in chunk.undecodable:
-            await self._bury_batch(delivery, reason)
-        to = deliveries[chunk.deliveries - 1].sequence + offset
+        await self._bury_undecodable(chunk.undecodable)
+        await self._bury((*chunk.refused, *batch.refused))
         try:
             async with self._connection.transaction():
-                await move_position(self._connection, CONSUMER, self._lane, expected=position, to=to)
+                await move_position(self._connection, CONSUMER, self._lane, expected=position, to=chunk.to)
                 await self._write(batch)
-                await self._finish(chunk, batch, to)
+                await self._finish(chunk, batch)
         except PERMANENT as error:
             log.warning("batch_refused", lane=self._lane, reason=f"{type(error).__name__}: {error}")
+            buried = {refused.item[1:] for refused in batch.refused}
             async with self._connection.transaction():
-                await move_position(self._connection, CONSUMER, self._lane, expected=position, to=to)
-                batch = await self._write_halves(_items(chunk.groups))
-                await self._finish(chunk, batch, to)
+                await move_position(self._connection, CONSUMER, self._lane, expected=position, to=chunk.to)
+                batch = await self._write_halves([item for item in chunk.items() if item[1:] not in buried])
+                await self._finish(chunk, batch)
+                await self._bury(batch.refused)
         self._parts.known.add(chunk.registered)
         counts = self._parts.counts
-        counts.batches += 1
-        counts.records += sum(len(records) for _, records in chunk.groups)
+        counts.batches += chunk.deliveries
+        counts.records += sum(len(group.records) for group in chunk.groups)
         counts.rows += len(batch.rows) + len(batch.resent_rows)
+        counts.dropped += chunk.dropped
         return chunk.deliveries
 
-    async def _without_older_elsewhere(self, deliveries: Sequence[Delivery], offset: int) -> _Chunk:
+    async def _readable(self, deliveries: Sequence[Delivery], offset: int) -> _Chunk:
         """Up to the first batch with a repetition; or, where that is the first, as far as no other lane lags behind."""
-        plain = 0
-        while not _decode(deliveries[plain : plain + 1], offset).resent:
-            plain += 1
-        if plain:
-            return _decode(deliveries[:plain], offset)
+        first = deliveries[0]
+        if first.sequence != self._resent_at:
+            chunk = _decode(deliveries, offset, stop_at_resent=True)
+            if not chunk.resent:
+                return chunk
+            self._resent_at = first.sequence
         pending = await self._parts.frontier.lowest_pending(self._lane)
         ready = [delivery for delivery in deliveries if pending is None or delivery.sequence < pending]
         return _decode(ready, offset)
 
     async def _admit(self, chunk: _Chunk) -> None:
         """Take out records that the columns cannot hold and those of deleted devices; make room for the days of the rest."""
-        everything = [record for _, records in chunk.groups for record in records]
-        devices = {record.device for record in everything}
-        times = [record.observed_at for record in everything]
+        everything = [record for group in chunk.groups for record in group.records]
+        if not all(map(is_storable, everything)):
+            refusal = Refusal("record.not_storable", "an id, a time or a number is out of range")
+            chunk.refused = [Refused(item, refusal) for item in chunk.items() if not is_storable(item.record)]
+            chunk.keep(is_storable)
+            everything = list(filter(is_storable, everything))
         if not everything:
             return
-        if (
-            min(times) < TIME_MIN_US
-            or max(times) > TIME_MAX_US
-            or any(len(name) != 16 for name in devices | {record.tenant for record in everything})
-        ):
-            for sequence, ordinal, record in ((s, i, r) for s, records in chunk.groups for i, r in enumerate(records)):
-                if not is_storable(record):
-                    refusal = Refusal("record.not_storable", "an id or a time out of range")
-                    chunk.refused.append(Refused(Item(record, sequence, ordinal), refusal))
-            chunk.keep(is_storable)
-            await self._admit(chunk)
-            return
-        unknown = self._parts.known.unknown(devices)
+        unknown = self._parts.known.unknown({(record.device, record.tenant) for record in everything})
         if unknown:
             existing, chunk.registered = await look_up(self._connection, unknown)
             self._parts.known.add(existing - chunk.registered)
             if gone := unknown - existing:
-                self._parts.counts.dropped += chunk.keep(lambda record: record.device not in gone)
-        chunk.span = (min(times), max(times))
-        await self._parts.partitions.ensure({time // DAY_US for time in times})
+                chunk.dropped = chunk.keep(lambda record: (record.device, record.tenant) not in gone)
+        times = [record.observed_at for group in chunk.groups for record in group.records]
+        if times:
+            chunk.span = (min(times), max(times))
+            await self._parts.partitions.ensure({time // DAY_US for time in times})
 
     async def _resolve(self, batch: Batch) -> None:
         if not batch.unresolved:
             return
-        await self._catalog.resolve(batch.missing_metrics())
+        await self._catalog.resolve(batch.wanted_metrics())
         batch.retry_unresolved()
         for item in batch.unresolved:
-            batch.refuse(item, "record.not_storable", "more metrics than a worker can remember")
+            batch.refuse(item, "record.not_storable", "its metrics are not known in time")
         batch.unresolved = []
 
     async def _write(self, batch: Batch) -> None:
@@ -243,9 +277,11 @@ class StoreWork:
             await self._connection.execute(_INSERT_RESENT_EVENTS)
         if latest := batch.latest_rows():
             await self._copy("latest_incoming", latest)
-            await self._connection.execute(_MERGE_LATEST)
+            inserted = await self._connection.fetch(_MERGE_LATEST)
+            if inserted:
+                await prune_latest(self._connection, [row["device_id"] for row in inserted])
         if batch.attributes:
-            await merge_attributes(self._connection, batch.attributes)
+            batch.left_out = await merge_attributes(self._connection, batch.attributes)
 
     async def _copy(self, table: str, rows: list[bytes]) -> None:
         if rows:
@@ -262,6 +298,8 @@ class StoreWork:
         await self._resolve(batch)
         try:
             async with self._connection.transaction():
+                # What an earlier part brought is still there: these tables are emptied when the transaction ends.
+                await self._connection.execute(_EMPTY_TEMPORARY_TABLES)
                 await self._write(batch)
         except PERMANENT as error:
             if len(items) > 1:
@@ -269,15 +307,17 @@ class StoreWork:
                 first, second = await self._write_halves(items[:middle]), await self._write_halves(items[middle:])
                 for name in ("rows", "resent_rows", "refused"):
                     getattr(first, name).extend(getattr(second, name))
+                first.left_out += second.left_out
                 return first
             batch = Batch(self._shapes)
             batch.refuse(items[0], "record.refused_by_database", f"{type(error).__name__}: {error}")
         return batch
 
-    async def _finish(self, chunk: _Chunk, batch: Batch, to: int) -> None:
-        """The rest of the transaction. Dead letters are stored before it commits: rather twice than not at all."""
+    async def _finish(self, chunk: _Chunk, batch: Batch) -> None:
+        """The rest of the transaction."""
+        chunk.dropped += batch.left_out
         if chunk.registered:
-            await activate(self._connection, chunk.registered)
+            await activate(self._connection, [device for device, _ in chunk.registered])
         count = len(batch.rows) + len(batch.resent_rows)
         if count:
             await self._connection.execute(
@@ -289,37 +329,64 @@ class StoreWork:
                     observed_from = least(known.observed_from, excluded.observed_from),
                     observed_to = greatest(known.observed_to, excluded.observed_to)
                 """,
-                self._lane, to, count, *map(to_datetime, chunk.span),
+                self._lane, chunk.to, count, *map(to_datetime, chunk.span),
             )  # fmt: skip
-        for refused in (*chunk.refused, *batch.refused):
-            await self._bury(refused)
 
-    async def _bury(self, refused: Refused) -> None:
+    async def _bury(self, everything: Sequence[Refused]) -> None:
+        """Dead letters are stored before the transaction commits: rather twice than not at all."""
+        for start in range(0, len(everything), LETTERS_AT_ONCE):
+            await asyncio.gather(*map(self._bury_one, everything[start : start + LETTERS_AT_ONCE]))
+
+    async def _bury_one(self, refused: Refused) -> None:
         record, sequence, ordinal = refused.item
         tenant = UUID(bytes=record.tenant) if len(record.tenant) == 16 else PLATFORM
         code, detail = refused.refusal
         await self._burial.record(tenant, record, (sequence, ordinal), code=code, detail=detail)
         self._parts.counts.dead_letters += 1
 
-    async def _bury_batch(self, delivery: Delivery, reason: str) -> None:
-        await self._burial.batch(delivery, reason)
-        self._parts.counts.dead_letters += 1
+    async def _bury_undecodable(self, everything: Sequence[_Undecodable]) -> None:
+        for delivery, reason, sequence, ordinal in everything:
+            if ordinal is None:
+                await self._burial.batch(delivery, reason)
+            else:
+                await self._burial.piece(delivery.data, (sequence, ordinal), reason)
+            self._parts.counts.dead_letters += 1
 
 
-def _decode(deliveries: Sequence[Delivery], offset: int) -> _Chunk:
-    groups: list[tuple[int, list[Record]]] = []
-    undecodable: list[tuple[Delivery, str]] = []
-    resent = False
+def _decode(deliveries: Sequence[Delivery], offset: int, *, stop_at_resent: bool = False) -> _Chunk:
+    """stop_at_resent: leave out the first batch with a repetition and all behind it, except where it is the very first."""
+    chunk = _Chunk()
     for delivery in deliveries:
-        try:
-            records = decode(delivery)
-        except Undecodable as error:
-            undecodable.append((delivery, str(error)))
-            continue
-        groups.append((delivery.sequence + offset, records))
-        resent = resent or any(record.flags for record in records)
-    return _Chunk(groups, undecodable, len(deliveries), resent)
+        group, undecodable = _decode_one(delivery, offset)
+        resent = any(record.flags for record in group.records)
+        if resent and stop_at_resent and chunk.deliveries:
+            break
+        chunk.resent |= resent
+        chunk.groups.append(group)
+        chunk.undecodable += undecodable
+        chunk.deliveries += 1
+        chunk.to = group.sequence
+        if resent and stop_at_resent:
+            break
+    return chunk
 
 
-def _items(groups: Sequence[tuple[int, list[Record]]]) -> list[Item]:
-    return [Item(record, sequence, i) for sequence, records in groups for i, record in enumerate(records)]
+def _decode_one(delivery: Delivery, offset: int) -> tuple[Group, list[_Undecodable]]:
+    sequence = delivery.sequence + offset
+    try:
+        records = decode(delivery)
+    except Undecodable as error:
+        reason = str(error)
+    else:
+        return Group(sequence, records, range(len(records))), []
+    try:
+        pieces = decode_pieces(delivery.data)
+    except (msgspec.DecodeError, UnknownEnvelope):
+        return Group(sequence, [], []), [_Undecodable(delivery, reason)]
+    good = [(ordinal, piece) for ordinal, piece in enumerate(pieces) if isinstance(piece, Record)]
+    bad = [
+        _Undecodable(Delivery(delivery.sequence, piece), reason, sequence, ordinal)
+        for ordinal, piece in enumerate(pieces)
+        if isinstance(piece, bytes)
+    ]
+    return Group(sequence, [record for _, record in good], [ordinal for ordinal, _ in good]), bad

@@ -23,13 +23,25 @@ from headwater.store.columns import (
     pack_event,
     pack_latest,
     pack_mixed_row,
+    to_json,
 )
 from headwater.store.metrics import MetricCatalog, MetricKey, Refusal
 from headwater.stream.envelope import Flag, Kind, Record
 
 DAY_US = 86_400_000_000
 SHAPES_MAX = 20_000
-"""Shapes kept by one lane, about 20 MB; beyond it the oldest are worked out again."""
+SHAPE_NAMES_MAX = 200_000
+"""Shapes kept by one lane, and the names in all of them, about 40 MB; beyond either all are worked out again."""
+
+_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+
+
+class Group(NamedTuple):
+    """Records of one batch of the stream. sequence: the batch's. ordinals: their places in it."""
+
+    sequence: int
+    records: Sequence[Record]
+    ordinals: Sequence[int]
 
 
 class Item(NamedTuple):
@@ -48,6 +60,7 @@ class Leaf(NamedTuple):
 
     stamp: tuple[int, int, int]
     value: Any
+    """as JSON has it"""
 
 
 class Attributes(NamedTuple):
@@ -64,6 +77,7 @@ class Shapes:
         self.by_class: dict[tuple[bytes, tuple[str, ...], tuple[type, ...]], Shape] = {}
         """numbers only, found by their Python types"""
         self._by_type: dict[tuple[bytes, tuple[str, ...], tuple[str, ...]], Shape] = {}
+        self._names = 0
 
     def find(self, tenant: bytes, names: tuple[str, ...], values: tuple[Any, ...]) -> Shape | Refusal | list[MetricKey]:
         """The shape, or why there is none, or the metrics to resolve first. Raises UnknownValue."""
@@ -78,9 +92,11 @@ class Shapes:
             refusal = next(filter(None, map(self.catalog.refusal, keys)), None)
             return refusal or [key for key, i in zip(keys, ids, strict=True) if i is None]
         shape = make_shape(known, types, self.lane)
-        if len(self._by_type) >= SHAPES_MAX:
+        self._names += len(names)
+        if len(self._by_type) >= SHAPES_MAX or self._names > SHAPE_NAMES_MAX:
             self._by_type.clear()
             self.by_class.clear()
+            self._names = len(names)
         self._by_type[tenant, names, types] = shape
         if shape.pack is not None:
             self.by_class[tenant, names, tuple(map(type, values))] = shape
@@ -91,6 +107,7 @@ class Batch:
     """rows, events    as COPY takes them
     resent_*        those that must not be stored twice
     attributes      by device
+    left_out        attributes for which their devices had no room
     """
 
     def __init__(self, shapes: Shapes) -> None:
@@ -99,15 +116,16 @@ class Batch:
         self.events: list[bytes] = []
         self.resent_events: list[bytes] = []
         self.attributes: dict[bytes, Attributes] = {}
+        self.left_out = 0
         self.refused: list[Refused] = []
         self.unresolved: list[Item] = []
         self._shapes = shapes
         self._newest: dict[tuple[bytes, bytes], tuple[tuple[int, int, int], Record, bytes]] = {}
 
-    def add(self, records: Sequence[Record], sequence: int) -> None:
-        """The records of one batch of the stream."""
+    def add(self, group: Group) -> None:
+        sequence = group.sequence
         by_class, rows, newest, telemetry = self._shapes.by_class, self.rows, self._newest, Kind.TELEMETRY.value
-        for ordinal, record in enumerate(records):
+        for ordinal, record in zip(group.ordinals, group.records, strict=True):
             if record.kind == telemetry and not record.flags:
                 body = record.body
                 values = tuple(body.values())
@@ -174,21 +192,22 @@ class Batch:
 
     def _add_attributes(self, record: Record) -> None:
         stamp = (record.observed_at, record.epoch, record.sequence)
+        # First all of them: a record is kept whole or not at all.
+        said = {name: to_json(value) for name, value in record.body.items()}
         _, leaves = self.attributes.setdefault(record.device, Attributes(record.tenant, {}))
-        for name, value in record.body.items():
+        for name, value in said.items():
             known = leaves.get(name)
             if known is None or stamp > known.stamp:
                 leaves[name] = Leaf(stamp, value)
 
-    def missing_metrics(self) -> set[MetricKey]:
-        """What `unresolved` waits for."""
-        missing: set[MetricKey] = set()
-        for record, _, _ in self.unresolved:
-            body = {name: value for name, value in record.body.items() if value is not None}
-            found = self._shapes.find(record.tenant, tuple(body), tuple(body.values()))
-            if isinstance(found, list):
-                missing.update(found)
-        return missing
+    def wanted_metrics(self) -> set[MetricKey]:
+        """What `unresolved` is made of: what is missing, and what must not be forgotten for it."""
+        return {
+            MetricKey(record.tenant, name, metric_type(value))
+            for record, _, _ in self.unresolved
+            for name, value in record.body.items()
+            if value is not None
+        }
 
     def retry_unresolved(self) -> None:
         items, self.unresolved = self.unresolved, []
@@ -199,8 +218,9 @@ class Batch:
 def is_storable(record: Record) -> bool:
     """What the columns can hold at all."""
     return (
-        len(record.tenant) == 16
-        and len(record.device) == 16
+        len(record.tenant) == 16 == len(record.device)
         and TIME_MIN_US <= record.observed_at <= TIME_MAX_US
         and TIME_MIN_US <= record.received_at <= TIME_MAX_US
+        and _INT64_MIN <= record.epoch <= _INT64_MAX
+        and _INT64_MIN <= record.sequence <= _INT64_MAX
     )

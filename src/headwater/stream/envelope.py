@@ -99,6 +99,8 @@ class Message(msgspec.Struct, array_like=True, gc=False):
 
 _encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(tuple[int, list[Record]])
+_pieces_decoder = msgspec.msgpack.Decoder(tuple[int, list[msgspec.Raw]])
+_record_decoder = msgspec.msgpack.Decoder(Record)
 _message_decoder = msgspec.msgpack.Decoder(Message)
 _dead_decoder = msgspec.msgpack.Decoder(DeadLetter)
 
@@ -150,9 +152,33 @@ def decode_batch(data: bytes) -> list[Record]:
         version, records = _batch_decoder.decode(data)
     except (UnicodeDecodeError, RecursionError) as error:  # text that is none; thousands of arrays in one another
         raise msgspec.DecodeError(str(error)) from error
+    _check(version)
+    return records
+
+
+def decode_pieces(data: bytes) -> list[Record | bytes]:
+    """A batch that `decode_batch` could not read, as far as it can be: what is no record stays as it is, as a batch of one.
+
+    Raises UnknownEnvelope, or msgspec.DecodeError where not even the pieces can be told apart.
+    """
+    try:
+        version, pieces = _pieces_decoder.decode(data)
+    except RecursionError as error:
+        raise msgspec.DecodeError(str(error)) from error
+    _check(version)
+    return [_decode_piece(bytes(piece)) for piece in pieces]
+
+
+def _decode_piece(piece: bytes) -> Record | bytes:
+    try:
+        return _record_decoder.decode(piece)
+    except (ValueError, RecursionError):  # msgspec's errors and UnicodeDecodeError derive from ValueError
+        return _BATCH_HEAD[:3] + (1).to_bytes(4, "big") + piece
+
+
+def _check(version: int) -> None:
     if version != VERSION:
         raise UnknownEnvelope(f"record batch of version {version}, this program reads {VERSION}")
-    return records
 
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
