@@ -90,9 +90,11 @@ async def _database(settings: Settings, status: Status) -> dict[tuple[str, int],
 
 async def _rows(connection: Any, table: str) -> int:
     """What the statistics say (with those of its partitions), or a count where they say little."""
+    # reltuples says nothing before the first ANALYZE, the live count nothing after a crash; a partitioned table itself
+    # has no rows, and would count those of its partitions again.
     estimate = await connection.fetchval(
-        "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_class c "
-        "WHERE c.oid IN (SELECT relid FROM pg_partition_tree($1::regclass)) OR c.oid = $1::regclass",
+        "SELECT coalesce(sum(greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)), 0)::bigint FROM pg_class c "
+        "WHERE c.relkind = 'r' AND (c.oid IN (SELECT relid FROM pg_partition_tree($1::regclass)) OR c.oid = $1::regclass)",
         f"headwater.{table}",
     )
     permitted = await connection.fetchval("SELECT has_table_privilege($1::regclass, 'SELECT')", f"headwater.{table}")
