@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
+import asyncpg
+import structlog
+
 from headwater.clock import Clock
+
+log = structlog.get_logger(__name__)
 
 DAYS_MAX = 90
 DAYS_AHEAD = 3
 """A worker that nobody looks after over a long weekend does not run out of days."""
 DAY_US = 86_400_000_000
+AGAIN_US = 30_000_000
+"""Each attempt may keep readers waiting, see telemetry_partition_create."""
 _EPOCH = date(1970, 1, 1)
 
 PARENTS = ("telemetry", "telemetry_1m", "telemetry_1h")
@@ -45,12 +52,18 @@ async def list_partitions(connection: Any) -> list[Partition]:
 
 
 class PartitionKeeper:
-    """Knows which partitions are there; asks the database once for each of the others."""
+    """Knows which partitions are there; asks the database once for each of the others.
+
+    One that cannot be made now, because somebody reads the default partition for long, is made later: rows go to the default
+    partition until then, and nobody waits.
+    """
 
     def __init__(self, pool: Any, clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
         self._known: set[tuple[str, date]] = set()
+        self._later: dict[tuple[str, date], int] = {}
+        """when to try again"""
 
     async def ensure(self, days: set[int]) -> None:
         """Days of telemetry, counted from 1970-01-01."""
@@ -72,10 +85,19 @@ class PartitionKeeper:
         await self.ensure_rollups(day, day + timedelta(days=DAYS_AHEAD))
 
     async def _ensure(self, parent: str, days: Iterable[date]) -> None:
+        now_us = self._clock.now_us()
         for starts, ends in {span(parent, day) for day in days}:
-            if (parent, starts) not in self._known:
+            key = (parent, starts)
+            if key in self._known or self._later.get(key, 0) > now_us:
+                continue
+            try:
                 await self._pool.execute("SELECT telemetry_partition_create($1, $2, $3)", parent, starts, ends)
-                self._known.add((parent, starts))
+            except asyncpg.LockNotAvailableError:
+                log.warning("partition_waits", parent=parent, starts=starts.isoformat())
+                self._later[key] = now_us + AGAIN_US
+            else:
+                self._known.add(key)
+                self._later.pop(key, None)
 
 
 def span(parent: str, day: date) -> tuple[date, date]:

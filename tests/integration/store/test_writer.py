@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 import pytest
 from msgspec.msgpack import Ext
+from tests.support.clock import FakeClock
 from tests.support.engines import DatabaseURLs
 from tests.support.gateways import Device, add_device, eventually
 from tests.support.tenants import TenantFactory
@@ -68,6 +69,8 @@ class Others:
 class World:
     urls: DatabaseURLs
     owner: Any
+    pool: Any
+    """the writer's"""
     database: Database
     parts: StoreParts
     others: Others
@@ -155,7 +158,7 @@ async def world(database_urls: DatabaseURLs, database: Database, tenant_factory:
         return await made.keep_letter(subject, payload, message_id)
 
     parts = StoreParts(KnownDevices(), PartitionKeeper(pool, SystemClock()), others, publish_dead, StoreCounts())
-    made = World(database_urls, owner, database, parts, others, tenant_factory)
+    made = World(database_urls, owner, pool, database, parts, others, tenant_factory)
     yield made
     await owner.close()
     pool.terminate()
@@ -251,6 +254,28 @@ async def test_times_far_away_have_room_too(world: World, lane: Lane) -> None:
     assert {row["day"] for row in rows if row["partition"] == "telemetry_default"} == {-36_500, -91, 91, 3_650}
     assert len(rows) == len(days)
     assert len({row["partition"] for row in rows}) == 6
+
+
+async def test_somebody_who_reads_for_long_keeps_no_lane_waiting(world: World) -> None:
+    clock = FakeClock()
+    world.parts = replace(world.parts, partitions=PartitionKeeper(world.pool, clock))
+    lane = await open_lane(world)
+    device = await world.device()
+    await world.owner.execute("ALTER FUNCTION telemetry_partition_create SET lock_timeout = '50ms'")
+    where = "SELECT tableoid::regclass::text FROM telemetry"
+    try:
+        async with world.owner.transaction():
+            await world.owner.execute("SELECT count(*) FROM telemetry_default")
+            await lane.store([say(device, {"t": 1.0})])
+            await lane.store([say(device, {"t": 2.0})])
+        assert {row[0] for row in await world.owner.fetch(where)} == {"telemetry_default"}
+        clock.advance(31)
+        await lane.store([say(device, {"t": 3.0})])
+    finally:
+        lane.session.terminate()
+    (partition,) = {row[0] for row in await world.owner.fetch(where)}
+    assert partition.startswith("telemetry_2")
+    assert [message["t"] for message in await world.messages(device)] == [1.0, 2.0, 3.0]
 
 
 # --- latest values --------------------------------------------------------------------------------------------------

@@ -30,11 +30,11 @@ CREATE INDEX telemetry_sequence ON telemetry USING brin (sequence) WITH (pages_p
 CREATE TABLE telemetry_default PARTITION OF telemetry DEFAULT;
 
 -- The newest message of each device and set of metrics; a device's latest values are the newest of each metric over its
--- few rows. One upsert a message instead of one a value.
+-- rows, which are kept few (store/writer_latest.py). One upsert a message instead of one a value.
 CREATE TABLE telemetry_latest (
     tenant_id    uuid NOT NULL,
     device_id    uuid NOT NULL,
-    metric_set   bytea NOT NULL,                     -- sorted metric.ids of the message, 4 bytes each, big-endian
+    metric_set   bytea NOT NULL,                     -- sorted metric.ids, 4 bytes each, big-endian; of many their SHA-256
     observed_at  timestamptz NOT NULL,
     received_at  timestamptz NOT NULL,
     epoch        bigint NOT NULL,

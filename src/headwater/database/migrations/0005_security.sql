@@ -202,9 +202,10 @@ $$;
 --
 -- A partition is made beside the table and then attached, because CREATE TABLE ... PARTITION OF would lock every reader out.
 -- Rows that the default partition took meanwhile (a clock far ahead) move to where they belong; row-level security, which
--- binds the owner, too, would hide them from the move.
+-- binds the owner, too, would hide them from the move. It waits for whoever reads the default partition, and everybody who
+-- comes meanwhile waits behind it: so not for long.
 CREATE FUNCTION telemetry_partition_create(parent text, starts date, ends date) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = headwater, pg_temp SET lock_timeout = '3s' AS $$
 DECLARE
     partition text := format('%s_%s', parent, to_char(starts, 'YYYYMMDD'));
     spill text := parent || '_default';
