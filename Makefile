@@ -29,12 +29,13 @@ bench: setup ## Measure, beside Mosquitto; BENCH_ARGS goes to the benchmark
 	@scripts/system-packages.sh mosquitto
 	@$(BIN)/python -m headwater.testing.bench $(BENCH_ARGS)
 
-lint: setup ## Formatting, style, types, the committed API description
+lint: setup ## Formatting, style, types, and that what is generated is up to date
 	@$(BIN)/ruff format --check --quiet . || { echo "run $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m headwater.api.openapi --check
 	@$(BIN)/python scripts/settings_reference.py --check
+	@$(BIN)/python scripts/adr_index.py --check
 
 openapi: setup ## Write openapi/v1.json from the code
 	@$(BIN)/python -m headwater.api.openapi --write

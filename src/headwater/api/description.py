@@ -42,7 +42,7 @@ from headwater.api.handlers import handlers_of
 from headwater.api.pagination import CURSOR_LENGTH_MAX
 from headwater.device.device import ATTRIBUTES_DEPTH_MAX
 from headwater.device.filter import TEXT_CHARACTERS_MAX
-from headwater.device.filter_pattern import OPTIONAL_FILTER_PATTERN, SORT_PATTERN
+from headwater.device.filter_pattern import FILTER_PATTERN, SORT_PATTERN
 from headwater.errors import DomainError, Forbidden, Invalid, Unauthenticated, Unavailable, VersionConflict
 from headwater.store.query_interval import ZONE
 from headwater.tenancy.errors import (
@@ -63,7 +63,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "description": "Opaque, from an answer of the same list, filter and order.",
     },
     "DeviceFilter": {
-        "type": "string", "maxLength": TEXT_CHARACTERS_MAX, "pattern": OPTIONAL_FILTER_PATTERN,
+        "type": "string", "maxLength": TEXT_CHARACTERS_MAX, "pattern": FILTER_PATTERN,
         "description": "Empty, or an expression over a device's fields. The pattern holds what a regular expression can "
         "say: the server also takes deeper parentheses, bare words as texts and more white space.",
         "examples": ['labels.site = "north" and attributes.floor >= 3 and status in (active, suspended)'],
