@@ -31,8 +31,9 @@ class StreamFrontier:
             if other == lane:
                 continue
             try:
+                # Not a direct get: a replica that lags behind would say that there is nothing older.
                 message = await self._jetstream.get_msg(
-                    UPLINK_STREAM, seq=positions.get(other, 0) + 1, subject=subjects.up(other), next=True, direct=True
+                    UPLINK_STREAM, seq=positions.get(other, 0) + 1, subject=subjects.up(other), next=True
                 )
             except NotFoundError:
                 continue
