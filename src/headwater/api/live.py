@@ -28,7 +28,6 @@ from headwater.live.errors import SelectionTooWide, TicketInvalid, TooManyWatche
 from headwater.live.event import EventKind
 from headwater.live.hub import Hub
 from headwater.live.selection import Subscriber
-from headwater.stream.topology import Topology
 from headwater.tenancy.errors import NotAMember, PersonSuspended, TenantSuspended, TokenExpired, TokenRevoked
 from headwater.tenancy.identification import Identification
 from headwater.tenancy.scope import TenantScope
@@ -188,8 +187,7 @@ async def watch_socket(
 def _build(services: APIServices) -> Mapping[str, object]:
     hub = None
     if services.nats is not None:
-        # The live stream has the same limits everywhere, whatever the other streams have.
-        hub = Hub(services.nats, RegistryFinder(services.database), Topology())
+        hub = Hub(services.nats, RegistryFinder(services.database), services.topology)
     return {"live": LiveService(hub, Tickets(services.secret_key, services.jetstream, services.clock))}
 
 

@@ -13,6 +13,7 @@ from nats.js import JetStreamContext
 
 from headwater.clock import Clock
 from headwater.database.session import Database
+from headwater.stream.topology import Topology
 from headwater.tenancy.attempts import Attempts
 from headwater.tenancy.passwords import Passwords
 
@@ -26,6 +27,7 @@ class APIServices:
     database          the plain role's view
     operator_pool     of headwater_operator; None = the platform operator's plane answers 503
     nats, jetstream   None where only the API's description is wanted
+    topology          of the streams, for what lives in memory and may have to be made again
     passwords         one for the process: it bounds how many hashes are computed at once
     attempts          wrong passwords lately, one count for the process
     """
@@ -37,6 +39,7 @@ class APIServices:
     jetstream: JetStreamContext | None
     clock: Clock
     public_url: str = ""
+    topology: Topology = field(default_factory=Topology)
     passwords: Passwords = field(default_factory=Passwords)
     attempts: Attempts = field(init=False)
 

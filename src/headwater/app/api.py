@@ -59,6 +59,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 jetstream=nats.jetstream(),
                 clock=SystemClock(),
                 public_url=settings.api.public_url,
+                topology=settings.nats.topology,
             )
         )
         server = _Server(

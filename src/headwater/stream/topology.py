@@ -8,17 +8,25 @@ UPLINK therefore never expires by itself: it is trimmed to the lowest position o
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 
+import nats.errors
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
 
+from headwater.ingest.ports import StreamUnavailable
 from headwater.stream import subjects
 
 _STREAM_EXISTS = 10058
 """JSStreamNameExistErr"""
+_NO_PEERS = 10005
+"""JSClusterNoPeersErrF: fewer servers than replicas, as while a cluster forms"""
+ENSURE_S = 60.0
+"""An election takes seconds, a server that comes back with a large store longer."""
+ENSURE_PAUSE_S = 0.5
 
 GIB = 1 << 30
 DAY_S = 86_400.0
@@ -106,9 +114,10 @@ def _live(topology: Topology) -> StreamConfig:
         name=LIVE_STREAM,
         subjects=[f"{subjects.LIVE}.*"],
         discard=DiscardPolicy.OLD,
-        # Lost on a restart, on a single server the stream itself too: an explicit "missed" for watchers, never data.
+        # Lost when a single server restarts, the stream itself too: an explicit "missed" for watchers, never data. In a
+        # cluster it lives as long as a majority: with the one server that had it, all watching would end.
         storage=StorageType.MEMORY,
-        num_replicas=1,
+        num_replicas=topology.replicas,
         max_bytes=topology.live_bytes_max,
         max_age=300,
         allow_direct=True,
@@ -135,7 +144,33 @@ async def ensure_live(jetstream: JetStreamContext, topology: Topology) -> None:
 
 
 async def ensure(jetstream: JetStreamContext, topology: Topology) -> None:
-    """Create the streams, or bring their limits up to date. Safe to run from many processes at once."""
+    """Create the streams, or bring their limits up to date. Safe to run from many processes at once.
+
+    Waits while a cluster elects. Raises StreamUnavailable.
+    """
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + ENSURE_S
+    while True:
+        try:
+            await _ensure(jetstream, topology)
+        except (nats.errors.Error, TimeoutError) as error:
+            if not _may_pass(error):
+                raise
+            if loop.time() >= give_up:
+                raise StreamUnavailable(f"NATS did not let us see to its streams for {ENSURE_S:.0f} s: {error}") from error
+            await asyncio.sleep(ENSURE_PAUSE_S)
+        else:
+            return
+
+
+def _may_pass(error: Exception) -> bool:
+    """Without a leader, of the streams or of all, NATS says 503 or nothing."""
+    if isinstance(error, APIError):
+        return isinstance(error, ServiceUnavailableError) or error.err_code == _NO_PEERS
+    return True
+
+
+async def _ensure(jetstream: JetStreamContext, topology: Topology) -> None:
     for config in streams(topology):
         assert config.name is not None
         if config.name == LIVE_STREAM:
