@@ -19,6 +19,22 @@ def person() -> None:
     """People: a new password, the platform operator's rights."""
 
 
+@app.command(epilog=f"Example:  {OPERATOR_URL}=postgresql://headwater_operator:...@db/headwater headwater person first")
+def first() -> None:
+    """Make the first tenant and its administrator where there is none, and show how to get in, as JSON. Needs
+    HEADWATER_DATABASE_OPERATOR_URL; `headwater up` does the same by itself. Tokens are new at each call, and those of the
+    call before are of no use any more."""
+    import asyncio
+    import dataclasses
+    import json
+
+    from headwater.app import bootstrap, settings
+
+    operator_url = settings.require(settings.read().database.operator_url, "DATABASE_OPERATOR_URL")
+    access = asyncio.run(bootstrap.bootstrap(operator_url))
+    print(json.dumps(dataclasses.asdict(access), default=str, indent=2))
+
+
 @app.command(epilog="Example:  headwater person password admin@headwater.local")
 def password(
     email: str = typer.Argument(help="Whose."),
