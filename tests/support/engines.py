@@ -130,7 +130,7 @@ class TestPostgres:
 
 
 @contextmanager
-def postgres_server() -> Iterator[TestPostgres]:
+def postgres_server(*, max_connections: int = 200) -> Iterator[TestPostgres]:
     who = account.engine_account()
     with scratch_home() as home:
         server = postgres.PostgresServer(
@@ -140,7 +140,7 @@ def postgres_server() -> Iterator[TestPostgres]:
             password=secrets.token_urlsafe(24),
             account=who,
             durable=False,
-            settings={"max_connections": "200", "log_min_error_statement": "error"},
+            settings={"max_connections": str(max_connections), "log_min_error_statement": "error"},
         )
         server.prepare()
         with running(server.argv, who, home / "postgres.log", signal.SIGQUIT) as process:
