@@ -27,6 +27,10 @@ class NoEngineAccount(DomainError):
     code = "engine.no_account"
 
 
+class DirectoryUnreachable(DomainError):
+    code = "engine.directory_unreachable"
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     name: str
@@ -76,24 +80,36 @@ def _may_walk(directory: Path, account: Account) -> bool:
 def engine_directory(home: Path, name: str, account: Account | None) -> Path:
     """The directory `name` of the home, owned by the account and closed to everybody else.
 
-    Where the account cannot reach the home, the home holds a link to a directory below `SYSTEM_DIRECTORY`.
+    Where the account cannot reach the home, the home holds a link to a directory below `SYSTEM_DIRECTORY`. Data that was
+    somebody else's (a restored backup; an account that was made since) becomes the account's.
+    Raises DirectoryUnreachable rather than begin anew beside data that it cannot reach.
     """
     link = home / name
     if account is not None:
         home.chmod(0o711)
     if link.is_symlink() or can_reach(link, account):
         target = link.resolve()
+    elif link.exists():
+        raise DirectoryUnreachable(f"the account of the engines cannot reach {link}: move the home below /var/lib or /srv")
     else:
         digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
         target = SYSTEM_DIRECTORY / "homes" / digest / name
-        if not link.exists():
-            link.symlink_to(target)
+        link.symlink_to(target)
     _make(target.parent, 0o711) if link.is_symlink() else None
     target.mkdir(mode=0o700, exist_ok=True)
-    if account is not None:
-        os.chown(target, account.uid, account.gid)
+    if account is not None and target.stat().st_uid != account.uid:
+        _give(target, account)
     target.chmod(0o700)
     return target
+
+
+def _give(directory: Path, account: Account) -> None:
+    """The directory last: should we be stopped before, we begin again. Links are given and not followed, whatever the
+    earlier owner puts in our way meanwhile."""
+    for _, directories, files, descriptor in os.fwalk(directory, topdown=False):
+        for name in (*directories, *files):
+            os.chown(name, account.uid, account.gid, dir_fd=descriptor, follow_symlinks=False)
+    os.chown(directory, account.uid, account.gid)
 
 
 def reachable_copy(source: Path, name: str, account: Account | None) -> Path:
