@@ -49,7 +49,7 @@ class Status(msgspec.Struct):
     nats_version: str = ""
     migrations_pending: list[str] = []
     rows: dict[str, int] = {}
-    """estimates of PostgreSQL where a table is large"""
+    """estimates of PostgreSQL, seconds old, where a table is large or not the operator's to read"""
     streams: list[StreamStatus] = []
     backlog: list[Backlog] = []
     problems: list[str] = []

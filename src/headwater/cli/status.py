@@ -65,7 +65,7 @@ def _show(found: Status) -> None:
         waiting = ", ".join(f"{b.consumer} {b.subject}: {b.batches}" for b in found.backlog if b.batches)
         console.print(f"backlog (batches): {waiting or 'none'}")
     if found.rows:
-        console.print("rows: " + ", ".join(f"{table} {count:,}" for table, count in found.rows.items()))
+        console.print("rows, about: " + ", ".join(f"{table} {count:,}" for table, count in found.rows.items()))
     if found.postgres_version or found.nats_version:
         console.print(f"PostgreSQL {found.postgres_version or '-'}, nats-server {found.nats_version or '-'}")
     for problem in found.problems:
