@@ -71,26 +71,34 @@ async def stream_offset(connection: Any, jetstream: JetStreamContext) -> int:
         # A new leader may not have applied its whole log yet: look again before believing it.
         await asyncio.sleep(SET_BACK_PAUSE_S)
         log.warning("stream_behind_position", attempt=attempt, last_sequence=last, position=position)
-    return await _adopt(connection, created, last)
+    return await _adopt(connection, jetstream)
 
 
-async def _adopt(connection: Any, created: str, last: int) -> int:
-    """A stream that we have not seen before, or one that was restored to an older state."""
+async def _adopt(connection: Any, jetstream: JetStreamContext) -> int:
+    """A stream that we have not seen before, or one that was restored to an older state.
+
+    Every position changes, so that a session which still writes what the stream was finds out before it writes.
+    """
     async with connection.transaction():
         await connection.execute("SET LOCAL synchronous_commit = on")
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _STREAM_LOCK)
+        # What such a session is writing now still counts: the offset comes behind it.
+        await connection.execute("SELECT FROM ingest_position WHERE consumer <> 'rollup' ORDER BY consumer, lane FOR UPDATE")
         known = await connection.fetchrow("SELECT created, sequence_offset FROM uplink_stream ORDER BY id DESC LIMIT 1")
         position = await _highest_position(connection)
+        # Looked at again: another session may have adopted it while we waited, and all of them have come far since.
+        info = await jetstream.stream_info(UPLINK_STREAM)
+        created, last = str(info.created), int(info.state.last_seq)
         if known is None:
             offset = position
         elif known["created"] != created:
-            offset = position
+            offset = position + 1
             log.error("stream_made_anew", created=created, position=position)
+            await connection.execute("UPDATE ingest_position SET sequence = $1 WHERE consumer <> 'rollup'", offset)
         elif position - known["sequence_offset"] <= last:
-            # Another session was faster.
             return int(known["sequence_offset"])
         else:
-            offset = position - last
+            offset = position + 1 - last
             log.error("stream_set_back", last_sequence=last, position=position)
             # What the stream still has, each consumer has done as far as it had come.
             await connection.execute(
