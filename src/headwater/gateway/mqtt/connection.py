@@ -159,7 +159,8 @@ class MQTTConnection(asyncio.Protocol):
         self.principal = principal
         self.meter = meter
         self.granted = granted
-        self._handle(self.session.accept(self._listener.now(), assigned_client_id=client_id))
+        expiry_s = 0 if self.session.session_expiry_s else None  # no session outlives its connection (section 3.2.2.3.2)
+        self._handle(self.session.accept(self._listener.now(), assigned_client_id=client_id, session_expiry_s=expiry_s))
 
     def flush(self) -> None:
         """One write for everything that the session has to say; the end of the connection when it has ended."""
