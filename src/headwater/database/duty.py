@@ -22,8 +22,9 @@ LOOK_S = 3.0
 """How soon the duty of a dead process is taken over."""
 RETRY_S_MAX = 30.0
 
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-"""What engines do when they are away; anything else deserves its traceback."""
+AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What engines do when they are away; anything else deserves its traceback. InternalClientError, which is none of the
+others, is what asyncpg says of a session that the server has ended and whose socket is not closed yet."""
 
 Connect = Callable[[str], Awaitable[Any]]
 """Opens a session of headwater_writer under an application name."""

@@ -16,11 +16,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import asyncpg
 import nats.errors
 import structlog
 from nats.aio.client import Client
 
+from headwater.database.duty import AWAY
 from headwater.database.lane_session import PING_S, lock_key, try_lock
 from headwater.stream.position import PositionLost, read_position, stream_offset
 from headwater.stream.reader import Delivery, OrderedReader
@@ -35,7 +35,7 @@ WAIT_S = 0.5
 ROUND_BYTES_MAX = 3 << 20
 """Of one transaction: some 20,000 ordinary records."""
 
-_EXPECTED = (asyncpg.PostgresError, asyncpg.InterfaceError, nats.errors.Error, OSError, TimeoutError, PositionLost)
+_EXPECTED = (*AWAY, nats.errors.Error, PositionLost)
 """What engines do when they are away; anything else deserves its traceback."""
 
 Connect = Callable[[str], Awaitable[Any]]
@@ -107,8 +107,13 @@ class LaneConsumer:
                         await _wait(stop, SHARE_INTERVAL_S * random.uniform(0.8, 1.2))  # noqa: S311  # spreads workers, hides nothing
                 finally:
                     session.terminate()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                log.warning("consumer_waits", consumer=self.consumer.name, reason=_reason(error))
+            except (
+                Exception
+            ) as error:  # the top of a task: whatever it was, the lanes held meanwhile need somebody to share them
+                log.warning(
+                    "consumer_waits", consumer=self.consumer.name, reason=_reason(error),
+                    exc_info=not isinstance(error, _EXPECTED),
+                )  # fmt: skip
                 await _wait(stop, retry_s)
                 retry_s = min(RETRY_S_MAX, retry_s * 2)
         await self._leave_all()

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import pytest
 from nats.aio.client import Client
 from tests.integration.stream.conftest import TOPOLOGY
@@ -267,6 +268,28 @@ async def test_a_worker_whose_membership_ends_becomes_a_member_again(world: Worl
         await world.publish(40)
         await world.all_applied_once()
         await eventually(lambda: len(other.lanes.held) == len(worker.lanes.held) == 2, "each has its half still")
+
+
+@pytest.mark.parametrize("error", [asyncpg.InternalClientError("cannot switch to state 12"), RuntimeError("a bug")])
+async def test_whatever_happens_to_the_sharing_a_worker_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """asyncpg has an error of its own for a session that ends between two of its steps, which no test can bring about."""
+    share, shared = LaneConsumer._share, 0
+
+    async def fails_at_times(self: LaneConsumer, session: Any) -> None:
+        nonlocal shared
+        shared += 1
+        if shared in (1, 3):
+            raise error
+        await share(self, session)
+
+    monkeypatch.setattr(LaneConsumer, "_share", fails_at_times)
+    async with world.worker() as worker:
+        await eventually(lambda: shared > 4, "it shares again")
+        await eventually(lambda: worker.lanes.held == ALL, "it has all")
+        await world.publish(40)
+        await world.all_applied_once()
 
 
 @pytest.mark.parametrize("seed", range(2))
