@@ -2,6 +2,10 @@
 
 A publish whose acknowledgement did not come is repeated with the same `Nats-Msg-Id`, so the stream keeps it once. The
 stream's duplicate window (two minutes) is longer than we ever repeat.
+
+Nothing is handed to a client without a connection: it would keep it, and send it when NATS is back, although we had given up
+and the device was told so, or has sent it again elsewhere. What remains is what a server got and never answered, frozen
+with its socket open.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ class Publisher:
 
     def __init__(self, jetstream: JetStreamContext) -> None:
         self._jetstream = jetstream
+        self._client = jetstream._nc  # its context shows it under no other name
         self._instance = uuid.uuid4().hex[:16]
         self._number = itertools.count(1)
 
@@ -42,6 +47,8 @@ class Publisher:
         give_up = loop.time() + GIVE_UP_S
         while True:
             try:
+                if not self._client.is_connected:
+                    raise nats.errors.ConnectionReconnectingError
                 ack = await self._jetstream.publish(subject, payload, timeout=ATTEMPT_S, headers=headers)
             except APIError as error:
                 if error.err_code in _FULL and "peer" not in (error.description or ""):
