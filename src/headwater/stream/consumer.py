@@ -107,9 +107,7 @@ class LaneConsumer:
                         await _wait(stop, SHARE_INTERVAL_S * random.uniform(0.8, 1.2))  # noqa: S311  # spreads workers, hides nothing
                 finally:
                     session.terminate()
-            except (
-                Exception
-            ) as error:  # the top of a task: whatever it was, the lanes held meanwhile need somebody to share them
+            except Exception as error:  # the top of a task: whatever it was, the sharing goes on
                 log.warning(
                     "consumer_waits", consumer=self.consumer.name, reason=_reason(error),
                     exc_info=not isinstance(error, _EXPECTED),
