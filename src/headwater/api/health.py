@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import asyncpg
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 from nats.errors import Error as NATSError
 
 from headwater.api.services import APIServices, Noun
+from headwater.database.away import AWAY
 
 CHECK_S_MAX = 2
 """A load balancer asks every few seconds and wants an answer in that time."""
@@ -49,7 +49,7 @@ async def _state(question: Awaitable[None]) -> State:
     try:
         async with asyncio.timeout(CHECK_S_MAX):
             await question
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, NATSError):
+    except (*AWAY, NATSError):
         return "unavailable"
     return "ok"
 

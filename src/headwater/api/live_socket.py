@@ -11,7 +11,6 @@ from collections.abc import Coroutine
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import msgspec
 import structlog
 from litestar import WebSocket
@@ -23,6 +22,7 @@ from headwater.api.context import request_id
 from headwater.api.errors import Unexpected
 from headwater.api.live_access import CHECK_S, Access
 from headwater.api.live_devices import last_id_of, wanted_of
+from headwater.database.away import AWAY
 from headwater.errors import DomainError, Unauthenticated, Unavailable
 from headwater.live.errors import NotUnderstood
 from headwater.live.event import EventKind
@@ -220,7 +220,7 @@ class Conversation:
 def _error_of(error: Exception) -> DomainError:
     if isinstance(error, DomainError):
         return error
-    if isinstance(error, OSError | TimeoutError | asyncpg.PostgresError | asyncpg.InterfaceError | NATSError):
+    if isinstance(error, (*AWAY, NATSError)):
         log.warning("engine_away", error=repr(error))
         return Unavailable("an engine behind the API does not answer now")
     log.error("live_connection_failed", exc_info=error)

@@ -305,6 +305,7 @@ HANDLERS: dict[int | type[Exception], Any] = {
     asyncpg.CrashShutdownError: on_engine_away,
     asyncpg.TooManyConnectionsError: on_engine_away,
     asyncpg.InterfaceError: on_engine_away,
+    asyncpg.InternalClientError: on_engine_away,
     asyncpg.DataError: on_unexpected,  # an InterfaceError too, but it means that we let a bad value through
     asyncpg.CharacterNotInRepertoireError: on_text_refused,
     asyncpg.UntranslatableCharacterError: on_text_refused,

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.js.errors import Error as JetStreamError
 
 from headwater.app.settings import NATSSettings, Settings, require
+from headwater.database.away import AWAY
 from headwater.database.migrate import pending
 from headwater.errors import DomainError, Unavailable
 
@@ -49,7 +50,7 @@ async def connect_database(url: str, variable: str) -> Any:
         return await asyncpg.connect(url, timeout=5, command_timeout=60)
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise EngineRefused(f"PostgreSQL refuses HEADWATER_{variable}: {error}") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except AWAY as error:
         reason = str(error) or type(error).__name__
         raise EngineUnreachable(f"PostgreSQL (HEADWATER_{variable}) does not answer: {reason}") from error
 

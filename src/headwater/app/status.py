@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import msgspec
 import nats.errors
 from nats.js.errors import Error as JetStreamError
@@ -16,13 +15,13 @@ from headwater.app.engine_checks import connect_database, nats_once
 from headwater.app.home import Home, Up
 from headwater.app.home_settings import read
 from headwater.app.settings import Settings
+from headwater.database.away import AWAY
 from headwater.database.migrate import pending
 from headwater.errors import DomainError
 from headwater.stream.topology import CONSUMERS, UPLINK_STREAM
 
 TABLES = ("tenant", "person", "device", "telemetry", "telemetry_latest")
 
-DatabaseError = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 NATSError = (nats.errors.Error, JetStreamError, OSError, TimeoutError)
 
 
@@ -81,7 +80,7 @@ async def _database(settings: Settings, status: Status) -> dict[tuple[str, int],
         status.rows = {table: await _rows(connection, table) for table in TABLES}
         rows = await connection.fetch("SELECT consumer, lane, sequence FROM ingest_position")
         return {(row["consumer"], row["lane"]): row["sequence"] for row in rows}
-    except DatabaseError as error:
+    except AWAY as error:
         status.problems.append(f"PostgreSQL: {error}")
         return {}
     finally:

@@ -11,9 +11,9 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import asyncpg
 import structlog
 
+from headwater.database.away import AWAY
 from headwater.database.lane_session import PING_S, try_lock
 
 log = structlog.get_logger(__name__)
@@ -21,10 +21,6 @@ log = structlog.get_logger(__name__)
 LOOK_S = 3.0
 """How soon the duty of a dead process is taken over."""
 RETRY_S_MAX = 30.0
-
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-"""What engines do when they are away; anything else deserves its traceback. InternalClientError, which is none of the
-others, is what asyncpg says of a session that the server has ended and whose socket is not closed yet."""
 
 Connect = Callable[[str], Awaitable[Any]]
 """Opens a session of headwater_writer under an application name."""

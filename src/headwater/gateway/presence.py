@@ -17,6 +17,7 @@ import asyncpg
 import structlog
 
 from headwater.clock import Clock
+from headwater.database.away import AWAY
 from headwater.device.presence import ALIVE_S, HEARTBEAT_S
 from headwater.device.principal import Principal
 from headwater.gateway.metering import Meters
@@ -102,7 +103,7 @@ class Presence:
             self._task.cancel()
         try:
             await self._pool.execute("DELETE FROM gateway_instance WHERE id = $1", self._gateway_id)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        except AWAY as error:
             log.info("gateway_row_left", error=repr(error))
 
     async def _beat(self) -> datetime:
@@ -126,7 +127,7 @@ class Presence:
             await asyncio.sleep(HEARTBEAT_S)
             try:
                 started_at = await self._beat()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except AWAY as error:
                 log.warning("heartbeat_failed", error=repr(error))
                 continue
             if started_at != self._started_at:

@@ -20,7 +20,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
-from headwater.database.duty import AWAY
+from headwater.database.away import AWAY
 from headwater.database.lane_session import PING_S, lock_key, try_lock
 from headwater.stream.position import PositionLost, read_position, stream_offset
 from headwater.stream.reader import Delivery, OrderedReader

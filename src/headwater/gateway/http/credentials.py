@@ -15,8 +15,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from uuid import UUID
 
-import asyncpg
-
+from headwater.database.away import AWAY
 from headwater.device.authentication import Authentication, DeviceRefused, Presented
 from headwater.device.principal import Principal
 from headwater.errors import DomainError, Unavailable
@@ -86,7 +85,7 @@ class Credentials:
         try:
             async with asyncio.timeout(LOOKUP_S), self._slots:
                 principal = await self._authentication.authenticate(shown)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        except AWAY as error:
             raise Unavailable("the registry does not answer; try again") from error
         except DomainError:
             if digest in self._senders:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import msgspec
 import structlog
 from nats.aio.client import Client
 
+from headwater.database.away import AWAY
 from headwater.device.authentication import Authentication, DeviceRefused, DeviceSuspended, Presented, TokenAuthenticator
 from headwater.device.principal import Principal
 from headwater.errors import DomainError, QuotaExceeded, Unavailable
@@ -89,7 +89,7 @@ class Admission:
         except DomainError as error:
             self._refuse(connection, error)
             return
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        except AWAY as error:
             log.warning("authentication_unavailable", error=repr(error))
             self._refuse(connection, Unavailable("the registry does not answer; try again"))
             return
@@ -205,7 +205,7 @@ class Admission:
             await asyncio.sleep(RECHECK_S)
             try:
                 await self.recheck(list(self._by_client.values()))
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except AWAY as error:
                 log.warning("recheck_failed", error=repr(error))
 
     async def recheck(self, connections: list[MQTTConnection]) -> None:
