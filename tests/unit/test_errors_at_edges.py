@@ -83,3 +83,4 @@ def test_mqtt_says_only_what_a_packet_may_carry() -> None:
         assert reasons.reason_of(error.__new__(error)) in ALLOWED[PacketType.CONNACK], error
     for error in [*leaves(Rejected), *leaves(QuotaExceeded), *leaves(Unavailable)]:
         assert reasons.puback_of(error.__new__(error)) in ALLOWED[PacketType.PUBACK], error
+        assert reasons.disconnect_of(error.__new__(error)) in ALLOWED[PacketType.DISCONNECT], error

@@ -274,7 +274,7 @@ class MQTTConnection(asyncio.Protocol):
         if self.session.phase is not Phase.CONNECTED:
             return
         if self.session.protocol_level < 5:
-            self.close(reasons.reason_of(error), error.detail)
+            self.close(reasons.disconnect_of(error), error.detail)
             return
         for packet_id in token:
             self.session.acknowledge(packet_id, reasons.puback_of(error), error.detail)

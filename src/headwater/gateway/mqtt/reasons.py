@@ -31,11 +31,17 @@ _PAYLOAD = frozenset({"payload", "metric", "timestamp", "event"})
 
 
 def reason_of(error: DomainError) -> int:
-    """For CONNACK and DISCONNECT."""
+    """For CONNACK."""
     known = REASONS.get(error.code)
     if known is not None:
         return known
     return PAYLOAD_INVALID if error.code.split(".")[0] in _PAYLOAD else UNSPECIFIED
+
+
+def disconnect_of(error: DomainError) -> int:
+    """For DISCONNECT, which does not know what only a CONNACK says (section 3.14.2.1)."""
+    reason = reason_of(error)
+    return {SERVER_UNAVAILABLE: SERVER_BUSY, BAD_CREDENTIALS: NOT_AUTHORISED}.get(reason, reason)
 
 
 def puback_of(error: DomainError) -> int:
