@@ -1,0 +1,62 @@
+"""nats-server away for longer than gateways repeat what they publish: devices are refused, go elsewhere, and resend."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import pytest
+
+from headwater.stream.publisher import GIVE_UP_S
+from tests.chaos.account import settle
+from tests.chaos.waiting import until
+from tests.chaos.world import BACK_S, World, world
+
+REFUSED_S = 2 * GIVE_UP_S
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_what_gateways_gave_up_is_not_stored_beside_what_devices_resent(directory):
+    async with world(directory, "--gateways", "2") as it:
+
+        def refused() -> bool:
+            return any(device.client.connections_total > 1 for device in it.fleet.devices)
+
+        async with without_nats(it):
+            await until(refused, REFUSED_S, lambda: [device.client.connections_total for device in it.fleet.devices])
+        await it.fleet.acknowledges(len(it.fleet.devices))
+        await it.all_ready()
+        await it.fleet.finish()
+        await settle(it.settings, it.fleet)
+
+
+@asynccontextmanager
+async def without_nats(it: World) -> AsyncIterator[None]:
+    """Killed, and its port is taken, so that it cannot come back."""
+    port = urlsplit(it.settings.nats.url).port
+    assert port is not None
+    with socket.socket() as taker:
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def taken() -> bool:
+            with suppress(ProcessLookupError, TypeError):
+                os.kill(it.up.children()["nats"]["pid"], signal.SIGKILL)
+            with suppress(OSError):
+                taker.bind(("127.0.0.1", port))
+                taker.listen()  # bound alone, it would not keep anybody else from the port
+                return True
+            return False
+
+        await until(taken, BACK_S, it.up.children)
+        async with await asyncio.start_server(_hang_up, sock=taker):
+            yield
+
+
+def _hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
