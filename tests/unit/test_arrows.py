@@ -48,7 +48,7 @@ ROWS: dict[str, Row] = {
     "gateway": Row(
         ("protocols", "device", "tenancy", "ingest", "stream", "database.away"),
         "nothing behind the stream can slow down or lose what a device sent: the gateway knows neither the store nor the "
-        "watchers nor a database session, only the words for its absence; who wants to hear of records is given to it by app",
+        "watchers nor a database session, only words for its absence; who wants to hear of records is given to it by app",
     ),
     "store": Row(
         ("database", "tenancy", "device", "stream"),
