@@ -41,10 +41,11 @@ SELECT (SELECT coalesce(sum(count), 0) FROM headwater.telemetry_1m)::bigint AS r
 """What the roll-ups have counted, and what their positions do not cover yet: a message is in one of them."""
 
 
-async def settle(settings: Settings, fleet: Fleet) -> None:
+async def settle(settings: Settings, fleet: Fleet, *, doubled_max: int = 0) -> None:
     """Wait until everything is stored, and compare: all that was acknowledged, each once, and the newest is the latest.
 
-    fleet  finished
+    fleet        finished
+    doubled_max  messages that may be there twice; 0 wherever a test does not say why not
     """
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
@@ -62,11 +63,11 @@ async def settle(settings: Settings, fleet: Fleet) -> None:
         acknowledged = {(device.external_id, number) for device in fleet.devices for number in device.acknowledged}
         lost, doubled = acknowledged - stored.keys(), {one: copies for one, copies in stored.items() if copies > 1}
         assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged messages are lost: {sorted(lost)[:10]}"
-        assert not doubled, f"{len(doubled)} messages are stored more than once: {sorted(doubled.items())[:10]}"
+        assert len(doubled) <= doubled_max, f"{len(doubled)} messages are stored again: {sorted(doubled.items())[:10]}"
         assert stored.keys() == acknowledged  # finished: all that was sent was acknowledged
         assert await _latest(pool) == {device.external_id: device.sent - 1 for device in fleet.devices}
         counted = await pool.fetchrow(_COUNTED)
-        assert counted["rolled_up"] + counted["waiting"] == len(acknowledged), counted
+        assert counted["rolled_up"] + counted["waiting"] == stored.total(), counted
 
 
 async def _latest(pool: Any) -> dict[str, int]:
