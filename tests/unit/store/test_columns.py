@@ -153,7 +153,7 @@ def test_only_small_messages_of_numbers_have_the_quick_way() -> None:
         Ext(EXT_JSON, b'1, "7": 2'), Ext(EXT_LOCATION, b""), Ext(EXT_LOCATION, b"\xc0"), location(1.0),
         location(1.0, 2.0, 3.0, 4.0), location(1.0, math.nan), Ext(EXT_LOCATION, msgspec.msgpack.encode(["1", "2"])),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_a_value_that_no_reader_could_take_is_refused(value: Any) -> None:
     with pytest.raises(UnknownValue):
