@@ -25,30 +25,24 @@ _GAP = encode_batch([])
 
 
 class LiveFeed:
-    """offer   a Batcher's `on_stored`
-    run     publishes what was offered; a task of the gateway
+    """A `stream.batcher.Live`.
+
+    run            publishes what was offered; a task of the gateway
     dropped_total  batches that watchers were told they missed
     """
 
     def __init__(self, nats: Any, watch_list: WatchList) -> None:
         self._nats = nats
-        self._watch_list = watch_list
+        self.watch_list = watch_list
         self._pending: deque[tuple[bytes, bytes]] = deque()
         self._gaps: set[bytes] = set()
         self._wake = asyncio.Event()
         self.dropped_total = 0
 
-    @property
-    def is_empty(self) -> bool:
-        return self._watch_list.is_empty
-
-    def wanted(self, tenant: bytes, device: bytes) -> bool:
-        return self._watch_list.wanted(tenant, device)
-
     def offer(self, records: list[Record]) -> None:
-        if self._watch_list.is_empty:
+        if self.watch_list.is_empty:
             return
-        for tenant, selected in self._watch_list.select(records).items():
+        for tenant, selected in self.watch_list.select(records).items():
             self._pending.append((tenant, encode_batch(selected)))
             if len(self._pending) > PENDING_MAX:
                 self._dropped(self._pending.popleft()[0])

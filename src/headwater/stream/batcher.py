@@ -50,27 +50,33 @@ class Waiter(Protocol):
     def refused(self, token: list[int], error: DomainError) -> None: ...
 
 
+class Watched(Protocol):
+    """is_empty  nobody watches anything: an attribute, because every message looks at it"""
+
+    is_empty: bool
+
+    def wanted(self, tenant: bytes, device: bytes) -> bool: ...
+
+
 class Live(Protocol):
     """Who is watched, and where copies of their records go."""
 
     @property
-    def is_empty(self) -> bool: ...
-
-    def wanted(self, tenant: bytes, device: bytes) -> bool: ...
+    def watch_list(self) -> Watched: ...
 
     def offer(self, records: list[Record]) -> None: ...
 
 
-class Batch:
+class Batch(BatchWriter):
     """Records that will be stored together, and who waits for them.
 
     watched  the records that somebody watches live; the others are encoded and forgotten
     """
 
-    __slots__ = ("error", "finished", "waiters", "watched", "writer")
+    __slots__ = ("error", "finished", "waiters", "watched")
 
     def __init__(self) -> None:
-        self.writer = BatchWriter()
+        super().__init__()
         self.waiters: list[tuple[Waiter, list[int]]] = []
         self.watched: list[Record] = []
         self.finished = False
@@ -93,6 +99,7 @@ class Batcher:
         self._subject = subject
         self._in_flight_max = in_flight_max
         self._live = live
+        self._watch_list = live.watch_list if live is not None else _Nobody()
         self._waiting: deque[Batch] = deque()
         self._under_way: deque[Batch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,24 +115,30 @@ class Batcher:
         self.stored_total = 0
         self.batches_total = 0
 
-    def batch_for(self, count: int) -> Batch:
-        """The open batch, with room for this many records: what came in one message is stored or refused in one piece."""
-        writer = self.open.writer
-        if writer.count and (writer.count + count > RECORDS_MAX or writer.size >= BYTES_MAX):
+    def put(self, records: Sequence[Record]) -> Batch:
+        """What came in one message: stored or refused in one piece. Returns the batch; the caller adds itself to its waiters
+        before anything else happens. One call a message, because this is the hot path."""
+        batch = self.open
+        if batch.count + len(records) > RECORDS_MAX or batch.size >= BYTES_MAX:
+            batch = self._with_room(len(records))
+        for record in records:
+            batch.append(record)
+        if not self._watch_list.is_empty:
+            wanted = self._watch_list.wanted
+            batch.watched += [record for record in records if wanted(record.tenant, record.device)]
+        if not self._scheduled:
+            self._schedule()
+        return batch
+
+    def _with_room(self, count: int) -> Batch:
+        """The open batch, or a new one where these records would be too many for it."""
+        batch = self.open
+        if batch.count and (batch.count + count > RECORDS_MAX or batch.size >= BYTES_MAX):
             self._close()
         return self.open
 
-    def append(self, batch: Batch, record: Record) -> None:
-        """To the batch that `batch_for` gave, before anything else happens."""
-        batch.writer.append(record)
-        live = self._live
-        if live is not None and not live.is_empty and live.wanted(record.tenant, record.device):
-            batch.watched.append(record)
-
-    def wake(self) -> None:
-        """Something was appended to the open batch: send it with what else comes in this turn, or when the gap is over."""
-        if self._scheduled:
-            return
+    def _schedule(self) -> None:
+        """Send the open batch with what else comes in this turn, or when the gap is over."""
         self._scheduled = True
         self._idle.clear()
         wait_s = self._next_send_at - self._loop.time()
@@ -141,14 +154,14 @@ class Batcher:
         """
         future: asyncio.Future[None] = self._loop.create_future()
         waiter = _FutureWaiter(future)
-        batch = self.batch_for(min(len(records), RECORDS_MAX))
+        batch = self._with_room(min(len(records), RECORDS_MAX))
         waiter.wait_for(batch)
         for record in records:
-            if batch.writer.count >= RECORDS_MAX or batch.writer.size >= BYTES_MAX:
-                batch = self.batch_for(1)
+            if batch.count >= RECORDS_MAX or batch.size >= BYTES_MAX:
+                batch = self._with_room(1)
                 waiter.wait_for(batch)
-            self.append(batch, record)
-        self.wake()
+            self.put((record,))
+        self.put(())  # also nothing has an end
         return future
 
     async def drain(self) -> None:
@@ -163,8 +176,9 @@ class Batcher:
     def _settle(self) -> None:
         """A batch has ended: go on with what gathered, or be idle."""
         self._send_waiting()
-        if self.open.writer.count or self.open.waiters:
-            self.wake()
+        if self.open.count or self.open.waiters:
+            if not self._scheduled:
+                self._schedule()
         elif not self._under_way and not self._scheduled:
             self._idle.set()
 
@@ -176,15 +190,15 @@ class Batcher:
         self._send_waiting()
 
     def _count(self, batch: Batch, sign: int) -> None:
-        self.backlog += sign * batch.writer.count
-        self._backlog_bytes += sign * batch.writer.size
+        self.backlog += sign * batch.count
+        self._backlog_bytes += sign * batch.size
         self.full = self.backlog > BACKLOG_MAX or self._backlog_bytes > BACKLOG_BYTES_MAX
 
     def _send_waiting(self) -> None:
         while self._waiting and len(self._under_way) < self._in_flight_max:
             batch = self._waiting.popleft()
             self._under_way.append(batch)
-            if batch.writer.count >= LOADED_RECORDS:
+            if batch.count >= LOADED_RECORDS:
                 self._next_send_at = self._loop.time() + GAP_S
             task = self._loop.create_task(self._store(batch))
             self._tasks.add(task)
@@ -192,8 +206,8 @@ class Batcher:
 
     async def _store(self, batch: Batch) -> None:
         try:
-            if batch.writer.count:
-                await self._publisher.publish(self._subject, batch.writer.finish())
+            if batch.count:
+                await self._publisher.publish(self._subject, batch.finish())
         except DomainError as error:
             batch.error = error
         except Exception as error:  # a batch without an end would stop the lane: whatever it was, the waiters hear of it
@@ -209,7 +223,7 @@ class Batcher:
             self._count(batch, -1)
             self.batches_total += 1
             if batch.error is None:
-                self.stored_total += batch.writer.count
+                self.stored_total += batch.count
             for waiter, token in batch.waiters:
                 self._tell(waiter, token, batch.error)
             if batch.error is None and batch.watched and self._live is not None:
@@ -224,6 +238,15 @@ class Batcher:
                 waiter.refused(token, error)
         except Exception:  # one connection's trouble, which must not keep the others waiting for ever
             log.exception("waiter_failed", subject=self._subject)
+
+
+class _Nobody:
+    """Where no copies go."""
+
+    is_empty = True
+
+    def wanted(self, tenant: bytes, device: bytes) -> bool:
+        return False
 
 
 class _FutureWaiter:

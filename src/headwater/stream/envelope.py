@@ -98,6 +98,7 @@ class Message(msgspec.Struct, array_like=True, gc=False):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_encode_into = _encoder.encode_into
 _batch_decoder = msgspec.msgpack.Decoder(tuple[int, list[Record]])
 _pieces_decoder = msgspec.msgpack.Decoder(tuple[int, list[msgspec.Raw]])
 _record_decoder = msgspec.msgpack.Decoder(Record)
@@ -114,28 +115,28 @@ _BATCH_HEAD = bytes((0x92, VERSION, 0xDD)) + bytes(4)
 
 
 class BatchWriter:
-    """A batch under construction. Each record is encoded as it comes, while it is warm in the cache, and not kept."""
+    """A batch under construction. Each record is encoded as it comes, while it is warm in the cache, and not kept.
 
-    __slots__ = ("_buffer", "count")
+    size  bytes so far
+    """
+
+    __slots__ = ("_buffer", "count", "size")
 
     def __init__(self) -> None:
         self._buffer = bytearray(_BATCH_HEAD)
         self.count = 0
+        self.size = len(_BATCH_HEAD)
 
     def append(self, record: Record) -> None:
         """Raises what the encoder raises; then the batch is as it was: nobody else's record suffers for this one."""
-        before = len(self._buffer)
+        buffer = self._buffer
         try:
-            _encoder.encode_into(record, self._buffer, -1)
+            _encode_into(record, buffer, -1)
         except BaseException:
-            del self._buffer[before:]
+            del buffer[self.size :]
             raise
+        self.size = len(buffer)
         self.count += 1
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return len(self._buffer)
 
     def finish(self) -> bytes:
         self._buffer[3:7] = self.count.to_bytes(4, "big")

@@ -57,9 +57,8 @@ async def test_what_comes_in_one_turn_is_one_message_and_everything_is_acknowled
     log: list[tuple[str, list[int]]] = []
     for turn in range(20):
         for number in range(10):
-            batcher.append(batcher.batch_for(1), record(10 * turn + number))
-        batcher.open.waiters.append((Waiter(log), [turn]))
-        batcher.wake()
+            batch = batcher.put([record(10 * turn + number)])
+        batch.waiters.append((Waiter(log), [turn]))
         await asyncio.sleep(0)
     await batcher.drain()
     assert [token[0] for _, token in log] == list(range(20))
@@ -90,6 +89,15 @@ async def test_a_full_stream_refuses_and_keeps_what_it_has(client: Client) -> No
     assert kept > 0
     assert refused > 0
     assert await stored_sequences(client) == list(range(kept))
+
+
+async def test_nothing_is_stored_at_once(client: Client) -> None:
+    await ensure(client.jetstream(), Topology())
+    batcher = Batcher(Publisher(client.jetstream()), subjects.up(0))
+    async with asyncio.timeout(10):
+        await batcher.add([])
+        await batcher.drain()
+    assert await stored_sequences(client) == []
 
 
 async def test_a_submission_larger_than_a_batch_is_stored_whole(client: Client) -> None:
@@ -160,11 +168,10 @@ async def test_a_waiter_that_fails_keeps_nobody_else_waiting(client: Client) -> 
 
     await ensure(client.jetstream(), Topology())
     batcher = Batcher(Publisher(client.jetstream()), subjects.up(0))
-    batcher.append(batcher.batch_for(1), record(1))
-    batcher.open.waiters.append((Broken(), []))
+    batch = batcher.put([record(1)])
+    batch.waiters.append((Broken(), []))
     log: list[tuple[str, list[int]]] = []
-    batcher.open.waiters.append((Waiter(log), [1]))
-    batcher.wake()
+    batch.waiters.append((Waiter(log), [1]))
     async with asyncio.timeout(10):
         await batcher.add([record(2)])
         await batcher.drain()

@@ -243,24 +243,23 @@ class MQTTConnection(asyncio.Protocol):
         except DomainError as error:
             self._reject(packet, error, received_us)
             return
-        lane = self._listener.lane
-        batch = lane.batch_for(len(samples))
+        records = []
         for observed_us, body in samples:
             self.sequence += 1
             flags = Flag.RESENT if packet.dup and observed_us != received_us else 0
-            lane.append(
-                batch,
+            records.append(
                 Record(
                     route.tenant, route.device, route.kind, observed_us, received_us, self.epoch, self.sequence, body, flags
-                ),
+                )
             )
+        lane = self._listener.lane
+        batch = lane.put(records)
         if packet.qos:
             if batch is not self._batch:
                 self._batch = batch
                 self._acks = []
                 batch.waiters.append((self, self._acks))
             self._acks.append(packet.packet_id)
-        lane.wake()
         if lane.full:
             self._listener.hold(self)
 
