@@ -19,7 +19,7 @@ import msgspec
 
 import headwater
 from headwater.app import own_engines, probe, role_programs
-from headwater.app.bootstrap import Access, bootstrap
+from headwater.app.bootstrap import Access, bootstrap, open_door
 from headwater.app.child import Child, State
 from headwater.app.engine_checks import check_nats, connect_database
 from headwater.app.engines.ports import PortTaken, is_free
@@ -27,7 +27,7 @@ from headwater.app.home import ChildState, Home, Up
 from headwater.app.process import give_memory_back
 from headwater.app.program import Program
 from headwater.app.ready_file import ReadyFile
-from headwater.app.settings import Settings
+from headwater.app.settings import Settings, require_loopback
 from headwater.app.supervisor import Supervisor
 from headwater.database import roles
 from headwater.database.migrate import migrate
@@ -48,6 +48,7 @@ class UpOptions:
     ready_json: Path | None = None
     demo: int = 0
     """simulated devices"""
+    dev_anonymous: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -89,6 +90,8 @@ class AllInOne:
 
     async def run(self) -> None:
         """Until SIGTERM, SIGINT or SIGHUP. Raises DomainErrors that say what to do."""
+        if self._options.dev_anonymous:
+            require_loopback(self._options.host, "--host")
         stop = self._stop_on_signals()
         self._home.open()
         with self._home.locked():
@@ -125,6 +128,9 @@ class AllInOne:
         with ReadyFile(self._options.ready_json or self._home.run / "ready.json") as ready_file:
             access = await bootstrap(settings.database.operator_url, ready_file.known_password)
             environment = role_programs.environment(settings)
+            if self._options.dev_anonymous:
+                await open_door(settings.database.url, access.tenant_id)
+                environment |= role_programs.prefixed({"GATEWAY_ANONYMOUS_TENANT": access.tenant})
             for label, programs in self._roles(environment):
                 self._terminal.progress(f"starting {label}")
                 await self._supervisor.start(programs)
@@ -134,6 +140,11 @@ class AllInOne:
         self._up = Up(headwater.__version__, os.getpid(), self._started_at, self._urls())
         self._write_up()
         self._terminal.ready(ready, access.first_time)
+        if self._options.dev_anonymous:
+            self._terminal.problem(
+                f"anonymous access: every program on this machine may use every MQTT topic of the tenant {access.tenant},"
+                " without a credential. For tests and first tries only"
+            )
         give_memory_back()  # of hashing a password
         if self._options.demo:
             self._terminal.progress(f"starting {self._options.demo} simulated devices")

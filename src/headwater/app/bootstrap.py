@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from headwater.app.anonymous import ensure_door
 from headwater.app.engine_checks import connect_database
-from headwater.database.session import open_pool
+from headwater.database.session import Database, open_pool
+from headwater.stream.registry_events import NATSRegistryEvents
 from headwater.tenancy import operation
 from headwater.tenancy.audit import AuditTrail
 from headwater.tenancy.passwords import Passwords
@@ -60,6 +62,12 @@ async def bootstrap(operator_url: str, known_password: str | None = None) -> Acc
             operator_token=await _fresh_operator_token(connection),
             first_time=made is not None,
         )
+
+
+async def open_door(app_url: str, tenant_id: UUID) -> None:
+    """What `--dev-anonymous` needs in the registry. Each time: whatever is there stays as it is."""
+    async with await open_pool(app_url, size_max=1, application_name="headwater-up") as pool:
+        await ensure_door(Database(pool), NATSRegistryEvents(None), system_scope(tenant_id, "up"))
 
 
 async def set_password(operator_url: str, email: str, password: str) -> None:

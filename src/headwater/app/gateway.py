@@ -12,9 +12,10 @@ from headwater.app import readiness
 from headwater.app.connections import connect_nats
 from headwater.app.metrics import Figure, serve_metrics
 from headwater.app.process import collect_rarely
-from headwater.app.settings import Settings, require
+from headwater.app.settings import Settings, require, require_loopback
 from headwater.clock import SystemClock
 from headwater.database.session import Database, open_pool
+from headwater.device.anonymous import AnonymousAuthenticator
 from headwater.device.authentication import Authentication, TokenAuthenticator
 from headwater.gateway.http.app import create_ingest_app
 from headwater.gateway.http.server import serve
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve devices until `stop`; then stop accepting, store what was received, say good-bye."""
+    if settings.gateway.anonymous_tenant:
+        require_loopback(settings.gateway.host, "HEADWATER_GATEWAY_HOST")
     async with AsyncExitStack() as stack:
         gateway_id = uuid7()
         clock = SystemClock()
@@ -59,14 +62,20 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(feeding.cancel)
         publisher = Publisher(jetstream)
         uplink = StreamUplink(publisher, settings.nats.topology, _lane(settings), live=feed)
-        tokens = TokenAuthenticator(Database(pool), clock)
+        database = Database(pool)
+        tokens = TokenAuthenticator(database, clock)
         authentication = Authentication((tokens,))
+        mqtt_authentication = authentication
+        if settings.gateway.anonymous_tenant:
+            anonymous = AnonymousAuthenticator(database, tokens, settings.gateway.anonymous_tenant)
+            mqtt_authentication = Authentication((tokens, anonymous))
+            log.warning("anonymous_access", tenant=settings.gateway.anonymous_tenant, host=settings.gateway.host)
         profiles = CompiledProfiles()
         meters = Meters()
         ingest = create_ingest_app(authentication, uplink, clock, profiles, meters)
         router = Router(nats, publisher)
         admission = Admission(
-            authentication=authentication,
+            authentication=mqtt_authentication,
             tokens=tokens,
             nats=nats,
             attendance=Attendance(uplink, gateway_id, clock),

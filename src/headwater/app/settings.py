@@ -6,6 +6,7 @@ The unit is in the name. `headwater up` sets the same variables for its children
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import socket
 from collections.abc import Mapping
@@ -20,6 +21,12 @@ PREFIX = "HEADWATER_"
 
 class SettingsInvalid(DomainError):
     code = "settings.invalid"
+
+
+class AnonymousNotLoopback(DomainError):
+    """Who needs no credential must at least be on this machine."""
+
+    code = "settings.anonymous_not_loopback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,9 @@ class GatewaySettings:
     tls_cert_file: str = ""
     """PEM chain for the HTTPS ingest; empty = plain HTTP, meant for loopback or behind a proxy that ends TLS"""
     tls_key_file: str = ""
+    anonymous_tenant: str = ""
+    """slug of the tenant whose every topic is open over MQTT without a credential: for tests and first tries, on loopback
+    only; `headwater up --dev-anonymous` says its first tenant's"""
     metrics_port: int = 0
     """Prometheus text on 127.0.0.1; 0 = off"""
 
@@ -160,6 +170,21 @@ def _group(group: type[_Group], prefix: str, environ: Mapping[str, str]) -> _Gro
         except ValueError as error:
             raise SettingsInvalid(f"{variable} must be a number ({setting.type}), not {text!r}") from error
     return group(**values)  # type: ignore[arg-type]  # names and types come from the class's own fields
+
+
+def require_loopback(host: str, said_by: str) -> None:
+    """Raises AnonymousNotLoopback where somebody on another machine could reach a listener on `host`.
+
+    said_by  the option or the variable, for the person who reads it
+    """
+    try:
+        addresses = [found[4][0] for found in socket.getaddrinfo(host, None)] if host else []
+    except OSError as error:
+        raise SettingsInvalid(f"{said_by}: there is no host {host!r}") from error
+    if not addresses or not all(ipaddress.ip_address(address).is_loopback for address in addresses):
+        raise AnonymousNotLoopback(
+            f"anonymous access is for this machine only, and {said_by} is {host!r}: say 127.0.0.1, or give devices tokens"
+        )
 
 
 def require(value: str, variable: str) -> str:

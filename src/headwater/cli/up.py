@@ -20,6 +20,8 @@ Examples:
 
   headwater up --demo 50
 
+  headwater up --dev-anonymous
+
 Engines: PostgreSQL and nats-server come from their wheels and are started and supervised here, unless
 HEADWATER_DATABASE_OWNER_URL (with _URL, _WRITER_URL, _OPERATOR_URL) or HEADWATER_NATS_URL name others.
 Ctrl-C or SIGTERM drains and stops everything. A second `up` on the same home goes on with the same data.
@@ -36,6 +38,12 @@ def up(
     gateways: int = typer.Option(1, min=1, max=256, help="Gateway processes; they share the ports."),
     workers: int = typer.Option(1, min=1, max=64, help="Worker processes."),
     ready_json: Path = typer.Option(None, help="Write URLs and credentials here when ready (mode 0600)."),
+    dev_anonymous: bool = typer.Option(
+        False,
+        "--dev-anonymous",
+        help="Let MQTT clients in without a credential, to every topic of the first tenant; only"
+        " on loopback. For test suites and first tries.",
+    ),
     demo: int = typer.Option(0, min=0, max=100_000, metavar="DEVICES", help="Simulate so many devices of several makes."),
 ) -> None:
     """Run everything on this machine: engines, schema, first tenant, workers, gateways, API."""
@@ -49,5 +57,5 @@ def up(
     read = settings.read()
     logs.configure("WARNING", "console")
     raise_file_limit()
-    options = UpOptions(home, host, http_port, mqtt_port, ingest_port, gateways, workers, ready_json, demo)
+    options = UpOptions(home, host, http_port, mqtt_port, ingest_port, gateways, workers, ready_json, demo, dev_anonymous)
     asyncio.run(AllInOne(options, read, UpTerminal(home)).run())

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from headwater.clock import Clock, to_us
 from headwater.database.session import Database
-from headwater.device.credential_lookup import CredentialLookup, FoundCredential
+from headwater.device.credential_lookup import ANONYMOUS, CredentialLookup, FoundCredential
 from headwater.device.principal import Principal
 from headwater.errors import Unauthenticated
 from headwater.tenancy import secrets
@@ -49,12 +49,16 @@ class TokenAuthenticator:
         secret = secrets.parse(text, secrets.DEVICE)
         if secret is None:
             return None
-        found = await self._lookup.find(secret.row_id)
+        found = await self.find(secret.row_id)
         if found is None or not secret.matches(found.secret_hash):
             raise DeviceRefused("unknown or wrong token")
         if presented.password and presented.username and presented.username != str(found.device_id):
             raise DeviceRefused("the token belongs to another device than the user name says")
         return self.principal(found, secret.row_id)
+
+    async def find(self, credential_id: UUID) -> FoundCredential | None:
+        """Together with whoever else asks at the moment."""
+        return await self._lookup.find(credential_id)
 
     async def lookup(self, credential_ids: Collection[UUID]) -> dict[UUID, FoundCredential]:
         """For asking again, in one query, about devices that are connected. What is absent has been deleted."""
@@ -78,6 +82,7 @@ class TokenAuthenticator:
             external_id=found.external_id,
             profile=found.profile,
             credential_id=credential_id,
+            anonymous=found.kind == ANONYMOUS,
         )
 
 

@@ -22,6 +22,8 @@ from headwater.device.profile import ProfileDefinition
 from headwater.errors import Unavailable
 from headwater.tenancy.quotas import Quotas, quotas_of
 
+ANONYMOUS = "anonymous"
+"""The kind of credential that has no secret (device/anonymous.py)."""
 TOGETHER_MAX = 500
 """Credentials a query: some 5 ms of PostgreSQL, so nobody waits long behind others."""
 WAITING_MAX = 50_000
@@ -42,6 +44,7 @@ class FoundCredential:
     external_id: str
     device_status: str
     profile: ProfileVersion
+    kind: str
     secret_hash: bytes
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -116,6 +119,7 @@ def _found(row: Any, profile: ProfileVersion) -> FoundCredential:
         external_id=row["external_id"],
         device_status=row["device_status"],
         profile=profile,
+        kind=row["kind"],
         secret_hash=row["secret_hash"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],

@@ -27,3 +27,5 @@ class Principal:
     external_id: str
     profile: ProfileVersion
     credential_id: UUID
+    anonymous: bool = False
+    """Nobody in particular, on a machine where that is allowed: every topic is open to it, and an ordinary one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from headwater.device.principal import Principal, ProfileVersion
 from headwater.device.profile import ProfileDefinition
 from headwater.gateway.mqtt.authorisation import covers, expand, may_subscribe, subscribable
+from headwater.gateway.mqtt.routes import ORDINARY, resolve
+from headwater.ingest.profile_compiled import CompiledProfile
 from headwater.protocols.mqtt.topics import match as topic_matches
 from headwater.tenancy.quotas import Quotas
 
@@ -70,6 +73,28 @@ def test_a_device_sees_its_own_downlink_and_nobody_elses() -> None:
 def test_placeholders_stand_for_the_device_itself() -> None:
     device = principal(subscribe=("site/{external_id}/#", "x/{device}"))
     assert expand(device.profile.definition.subscribe, device) == ("site/pump-7/#", f"x/{DEVICE}")
+
+
+@pytest.mark.parametrize("topic_filter", ["#", "+/+", "$SYS/#", "$share/group/a/#", "$queue/x", "d/other/+/commands/#"])
+def test_the_anonymous_principal_sees_everything(topic_filter: str) -> None:
+    assert may_subscribe(subscribable(replace(principal(), anonymous=True)), topic_filter)
+    everything = ProfileDefinition(publish=("#",), subscribe=("#",))
+    others = subscribable(principal(subscribe=everything.subscribe))
+    assert may_subscribe(others, topic_filter) is not topic_filter.startswith("$")
+
+
+@pytest.mark.parametrize(
+    "topic", ["a", "/", "$queue/x", "$share/group/a", "v1/devices/me/telemetry", f"d/acme/{DEVICE}/telemetry", "$SYSTEM"]
+)
+def test_each_topic_of_the_anonymous_principal_is_ordinary(topic: str) -> None:
+    anonymous = replace(principal(), anonymous=True)
+    assert resolve(anonymous, CompiledProfile(anonymous.profile), topic) is ORDINARY
+
+
+@pytest.mark.parametrize("topic", ["$SYS", "$SYS/broker/version"])
+def test_nobody_publishes_what_the_broker_says_of_itself(topic: str) -> None:
+    for device in (principal(publish=("#",)), replace(principal(), anonymous=True)):
+        assert resolve(device, CompiledProfile(device.profile), topic) is None
 
 
 @pytest.mark.parametrize("external_id", ["+", "#", "a/b", "a\0"])

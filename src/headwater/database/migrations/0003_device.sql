@@ -38,8 +38,8 @@ CREATE TABLE device_credential (
     id           uuid PRIMARY KEY,
     tenant_id    uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
     device_id    uuid NOT NULL,
-    kind         text NOT NULL CHECK (kind IN ('token')),
-    secret_hash  bytea NOT NULL,                     -- SHA-256: the secret has 256 random bits
+    kind         text NOT NULL CHECK (kind IN ('token', 'anonymous')),
+    secret_hash  bytea NOT NULL,                     -- SHA-256: the secret has 256 random bits; empty where there is none
     created_at   timestamptz NOT NULL DEFAULT now(),
     expires_at   timestamptz,
     revoked_at   timestamptz,

@@ -85,16 +85,24 @@ GRANT SELECT, INSERT, UPDATE ON tenant_usage TO headwater_lookup;
 CREATE FUNCTION lookup_devices(credentials uuid[])
 RETURNS TABLE (tenant_id uuid, tenant_slug text, tenant_status text, tenant_quotas jsonb, device_id uuid, external_id text,
                device_status text, profile_id uuid, profile_version bigint, profile_definition jsonb,
-               secret_hash bytea, expires_at timestamptz, revoked_at timestamptz, credential_id uuid)
+               kind text, secret_hash bytea, expires_at timestamptz, revoked_at timestamptz, credential_id uuid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
     SELECT t.id, t.slug, t.status, t.quotas, d.id, d.external_id, d.status, p.id, p.version,
            CASE WHEN row_number() OVER (PARTITION BY p.id) = 1 THEN p.definition END,
-           c.secret_hash, c.expires_at, c.revoked_at, c.id
+           c.kind, c.secret_hash, c.expires_at, c.revoked_at, c.id
     FROM device_credential c
     JOIN device d ON d.id = c.device_id
     JOIN tenant t ON t.id = c.tenant_id
     JOIN profile p ON p.id = d.profile_id
     WHERE c.id = ANY (credentials)
+$$;
+
+-- The credential of those who have none, for a gateway that is told to let them in (device/anonymous.py).
+CREATE FUNCTION lookup_anonymous(tenant text) RETURNS uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = headwater, pg_temp AS $$
+    SELECT c.id FROM device_credential c JOIN tenant t ON t.id = c.tenant_id
+    WHERE t.slug = tenant AND c.kind = 'anonymous' AND c.revoked_at IS NULL
+    ORDER BY c.id LIMIT 1
 $$;
 
 CREATE FUNCTION lookup_api_token(token uuid)
@@ -186,7 +194,7 @@ BEGIN
         'lookup_session(uuid, uuid, uuid)', 'lookup_person(uuid)', 'lookup_person_by_email(text)', 'lookup_invitation(uuid)',
         'lookup_password_reset(uuid)', 'person_register(uuid, text, text, text)', 'person_set_password(uuid, text)',
         'person_set_name(uuid, text)',
-        'device_count()', 'tenant_usage_start()', 'lookup_devices(uuid[])',
+        'device_count()', 'tenant_usage_start()', 'lookup_devices(uuid[])', 'lookup_anonymous(text)',
         'lookup_api_token(uuid)', 'touch_api_token(uuid)', 'lookup_memberships(uuid)']
     LOOP
         EXECUTE format('GRANT CREATE ON SCHEMA headwater TO headwater_lookup');

@@ -1,7 +1,8 @@
 """Which topics a device may use: filters compiled once per profile version and device, never evaluated per message.
 
 Everything that is not granted is denied. The device's own identity is part of each granted filter, so no topic, whatever
-it says, reaches another device or another tenant.
+it says, reaches another device or another tenant. One principal has no such bounds, and says so itself: the anonymous one of
+`headwater up --dev-anonymous`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from headwater.device.principal import Principal
+
+EVERYTHING = "\0"
+"""Grants every topic filter, `$...` too. No profile can say it: U+0000 stands in no filter [MQTT-4.7.3-2]."""
 
 
 def prefix_of(principal: Principal) -> str:
@@ -18,6 +22,8 @@ def prefix_of(principal: Principal) -> str:
 
 def subscribable(principal: Principal) -> tuple[str, ...]:
     """The filters that the device may subscribe to, or to any part of."""
+    if principal.anonymous:
+        return (EVERYTHING,)
     own = prefix_of(principal)
     return (
         f"{own}commands/#",
@@ -41,7 +47,9 @@ def expand(filters: Iterable[str], principal: Principal) -> tuple[str, ...]:
 
 
 def covers(granted: str, requested: str) -> bool:
-    """True where every topic that matches `requested` also matches `granted`; both are valid topic filters."""
+    """True where every topic that matches `requested` also matches `granted`: a valid topic filter, or EVERYTHING."""
+    if granted == EVERYTHING:
+        return True
     grants, requests = granted.split("/"), requested.split("/")
     for position, grant in enumerate(grants):
         if grant == "#":

@@ -1,7 +1,8 @@
 """From a topic name to what a message on it means. Resolved once per connection and topic, then looked up.
 
 The contracts that every device has: the native topics below its prefix, and ThingsBoard's. Then its profile's topic map,
-then the ordinary topics that its profile allows. Anything else is denied.
+then the ordinary topics that its profile allows. Anything else is denied. The anonymous principal has no contracts: each
+of its topics is ordinary.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ ORDINARY = Ordinary()
 
 def resolve(principal: Principal, profile: CompiledProfile, topic: str) -> Route | Ordinary | None:
     """None = denied."""
+    if principal.anonymous:
+        return None if topic == _SYS or topic.startswith(f"{_SYS}/") else ORDINARY
     prefix = prefix_of(principal)
     contract = topic.removeprefix(prefix) if topic.startswith(prefix) else _THINGSBOARD.get(topic, "")
     if contract == "telemetry":
@@ -83,4 +86,6 @@ def _as_ruled(read: PayloadReader) -> Reader:
     return reader
 
 
+_SYS = "$SYS"
+"""What the broker says of itself: to be read only (section 4.7.2)."""
 _THINGSBOARD = {"v1/devices/me/telemetry": "telemetry", "v1/devices/me/attributes": "attributes"}
