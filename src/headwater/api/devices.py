@@ -35,8 +35,9 @@ DeviceFilter = Annotated[
         description=(
             'Which devices: `labels.site = "north" and attributes.floor >= 3 and status in (active, suspended)`.'
             " Fields: id, external_id, name, profile, profile_id, status, version, created_at, updated_at, connected,"
-            " connection_changed_at, last_seen_at, reason, protocol, `labels.<name>`, `attributes.<path>`,"
-            ' `reported.<path>`. Operators: =, !=, <, <=, >, >=, in (...), like "pump*", exists; and, or, not, ( ).'
+            " connection_version, connection_changed_at, last_seen_at, data_at, data_fresh, reason, client_id, protocol,"
+            " address, `labels.<name>`, `attributes.<path>`, `reported.<path>`."
+            ' Operators: =, !=, <, <=, >, >=, in (...), like "pump*", exists; and, or, not, ( ).'
         ),
         schema_extra={"format": "headwater-filter"},
     ),

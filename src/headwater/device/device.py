@@ -57,16 +57,32 @@ class ReportedValue(msgspec.Struct, frozen=True):
 
 
 class Presence(msgspec.Struct, frozen=True):
-    """changed_at    when `connected` last changed
-    last_seen_at  the last message of any kind
-    reason        why the last connection ended
+    """Three different things: `connected`, a connection is open; `last_seen_at`, when anything was heard of the device last;
+    `data_fresh`, its telemetry is no older than its profile expects (`data_fresh_s`). An open connection may be silent, and
+    a device that sends over HTTP is never connected.
+
+    connection_version  only rises: with every newer word about the connection
+    changed_at          when `connected` last changed
+    reason              why the last connection ended, a stable code: client_disconnect, connection_lost,
+                        keep_alive_timeout, taken_over, protocol_error, topic_denied, not_stored, quota_exceeded,
+                        administrative, server_busy, server_shutdown, gateway_lost; "" while connected
+    detail              the same, for people
+    last_seen_at        the last message of any kind
+    data_at             when the last telemetry that is stored was received
+    client_id, protocol, address: of the connection there is, or was last
     """
 
     connected: bool
+    connection_version: int
     changed_at: datetime | None
-    last_seen_at: datetime | None
     reason: str
+    detail: str
+    last_seen_at: datetime | None
+    data_at: datetime | None
+    data_fresh: bool
+    client_id: str
     protocol: str
+    address: str
 
 
 class Device(msgspec.Struct, frozen=True):

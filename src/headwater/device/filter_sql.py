@@ -14,12 +14,19 @@ from uuid import UUID
 
 from headwater.device.errors import FilterInvalid
 from headwater.device.filter import And, Comparison, Field, Node, Not, Or, Scalar, Value
+from headwater.device.profile import DATA_FRESH_S
 
 FROM = "device d JOIN profile p ON p.id = d.profile_id LEFT JOIN device_state s ON s.device_id = d.id"
 """What a condition may speak of. Every user of `compile_filter` selects from this."""
 
-LAST_SEEN = "GREATEST(s.last_seen_at, (SELECT max(l.received_at) FROM telemetry_latest l WHERE l.device_id = d.id))"
+DATA_AT = "(SELECT max(l.received_at) FROM telemetry_latest l WHERE l.device_id = d.id)"
+LAST_SEEN = f"GREATEST(s.last_seen_at, {DATA_AT})"
 """Control records note it on the device's state; telemetry, which is far more, only on the latest values."""
+DATA_FRESH = (
+    f"COALESCE({DATA_AT} > now() - make_interval(secs => COALESCE((p.definition ->> 'data_fresh_s')::int, {DATA_FRESH_S})),"
+    " false)"
+)
+"""A profile keeps only what differs from the defaults."""
 
 STATUSES = ("registered", "active", "suspended", "decommissioned")
 
@@ -63,8 +70,13 @@ COLUMNS: dict[str, Column] = {
     "connected": Column("COALESCE(s.connected, false)", "boolean"),
     "connection_changed_at": Column("s.changed_at", "time", nullable=True),
     "last_seen_at": Column(LAST_SEEN, "time", nullable=True),
+    "connection_version": Column("COALESCE(s.connection_version, 0)", "integer"),
+    "data_at": Column(DATA_AT, "time", nullable=True),
+    "data_fresh": Column(DATA_FRESH, "boolean"),
     "reason": Column("s.reason", "text", nullable=True),
+    "client_id": Column("s.client_id", "text", nullable=True),
     "protocol": Column("s.protocol", "text", nullable=True),
+    "address": Column("s.address", "text", nullable=True),
 }
 """Also what a list can be sorted by, besides labels, attributes and reported attributes."""
 

@@ -12,14 +12,15 @@ from uuid import UUID
 
 from headwater.clock import to_datetime
 from headwater.device.device import Device, Presence, ReportedValue, Status
-from headwater.device.filter_sql import FROM, LAST_SEEN, Parameters
+from headwater.device.filter_sql import DATA_AT, DATA_FRESH, FROM, LAST_SEEN, Parameters
 from headwater.device.sort import Order, Position
 from headwater.tenancy.errors import TenantQuotaReached
 from headwater.tenancy.quotas import Quotas, quotas_of
 
 _COLUMNS = f"""
     d.id, d.external_id, d.name, d.profile_id, p.name AS profile, d.status, d.labels, d.attributes, d.version,
-    d.created_at, d.updated_at, s.reported, s.connected, s.changed_at, s.reason, s.protocol, {LAST_SEEN} AS last_seen_at
+    d.created_at, d.updated_at, s.reported, s.connected, s.connection_version, s.changed_at, s.reason, s.detail,
+    s.client_id, s.protocol, s.address, {LAST_SEEN} AS last_seen_at, {DATA_AT} AS data_at, {DATA_FRESH} AS data_fresh
 """
 
 QUOTA_RETRY_S = 3600.0
@@ -74,10 +75,16 @@ def device_of(row: Any) -> Device:
         reported={name: _reported(value) for name, value in (row["reported"] or {}).items()},
         presence=Presence(
             connected=bool(row["connected"]),
+            connection_version=row["connection_version"] or 0,
             changed_at=row["changed_at"],
-            last_seen_at=row["last_seen_at"],
             reason=row["reason"] or "",
+            detail=row["detail"] or "",
+            last_seen_at=row["last_seen_at"],
+            data_at=row["data_at"],
+            data_fresh=row["data_fresh"],
+            client_id=row["client_id"] or "",
             protocol=row["protocol"] or "",
+            address=row["address"] or "",
         ),
         version=row["version"],
         created_at=row["created_at"],

@@ -21,6 +21,8 @@ _TOLD = {name: {"pattern": p} for name, p in (("text", NO_NUL), ("topic filter",
 
 Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema=_TOLD["text"])]
 TopicFilter = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema=_TOLD["topic filter"])]
+DATA_FRESH_S = 3_600
+"""Most devices report more often than once an hour, and one that has been silent for so long deserves a look."""
 Days = Annotated[int, Meta(ge=1, le=36_500)]
 
 
@@ -99,3 +101,5 @@ class ProfileDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     retention_days: Days = 365
     future_s_max: Annotated[int, Meta(ge=0, le=86_400)] = 300
     """how far ahead of ours a device's clock may be"""
+    data_fresh_s: Annotated[int, Meta(ge=1, le=31_536_000)] = DATA_FRESH_S
+    """how old the newest telemetry of a device may be and still count as fresh: some of its reporting intervals"""

@@ -18,7 +18,7 @@ import structlog
 
 from headwater.clock import Clock
 from headwater.database.away import AWAY
-from headwater.device.presence import ALIVE_S, HEARTBEAT_S
+from headwater.device.presence import ALIVE_S, HEARTBEAT_S, Ended
 from headwater.device.principal import Principal
 from headwater.gateway.metering import Meters
 from headwater.stream.envelope import Kind, Record
@@ -43,12 +43,13 @@ class Attendance:
         """device -> its newest word, until that is stored"""
         self._refused: list[Record] = []
 
-    def came(self, principal: Principal, epoch: int, sequence: int, *, protocol: str, address: str) -> None:
-        body = {"gateway": self._gateway, "protocol": protocol, "address": address}
+    def came(self, principal: Principal, epoch: int, sequence: int, *, client_id: str, protocol: str, address: str) -> None:
+        body = {"gateway": self._gateway, "client_id": client_id, "protocol": protocol, "address": address}
         self._say(principal, Kind.CONNECTED, epoch, sequence, body)
 
-    def left(self, principal: Principal, epoch: int, sequence: int, *, reason: str) -> None:
-        self._say(principal, Kind.DISCONNECTED, epoch, sequence, {"gateway": self._gateway, "reason": reason})
+    def left(self, principal: Principal, epoch: int, sequence: int, *, reason: Ended, detail: str) -> None:
+        body = {"gateway": self._gateway, "reason": reason.value, "detail": detail}
+        self._say(principal, Kind.DISCONNECTED, epoch, sequence, body)
 
     def _say(self, principal: Principal, kind: Kind, epoch: int, sequence: int, body: dict[str, str]) -> None:
         now_us = self._clock.now_us()

@@ -76,11 +76,14 @@ class DeviceEvent(_Event, tag="event"):
 
 
 class PresenceEvent(_Event, tag="presence"):
-    """epoch rises with every connection of the device: what an older one says about itself is of no interest any more."""
+    """epoch rises with every connection of the device: what an older one says about itself is of no interest any more.
+    reason: why it ended, as in a device's presence; detail: the same, for people.
+    """
 
     connected: bool
     epoch: int
     reason: str
+    detail: str
     protocol: str
 
 
@@ -134,7 +137,7 @@ def encode(record: Record, event_id: EventId, metrics: frozenset[str] | None = N
             return _encoder.encode(DeviceEvent(*head, body.get("name", ""), body.get("data")))
         case Kind.CONNECTED | Kind.DISCONNECTED:
             connected = record.kind == Kind.CONNECTED
-            reason, protocol = body.get("reason", ""), body.get("protocol", "")
-            return _encoder.encode(PresenceEvent(*head, connected, record.epoch, reason, protocol))
+            reason, detail, protocol = (body.get(name, "") for name in ("reason", "detail", "protocol"))
+            return _encoder.encode(PresenceEvent(*head, connected, record.epoch, reason, detail, protocol))
     # A kind that a newer gateway knows and this program does not is nobody's to see here.
     return None

@@ -25,7 +25,7 @@ from uuid import UUID
 import structlog
 
 from headwater.clock import Clock
-from headwater.device.presence import ALIVE_S, GATEWAY_LOST, HEARTBEAT_S
+from headwater.device.presence import ALIVE_S, GATEWAY_LOST_DETAIL, HEARTBEAT_S, Ended
 from headwater.errors import DomainError
 from headwater.store.presence_state import merge, read
 from headwater.stream.envelope import Kind, Record
@@ -121,7 +121,8 @@ class PresenceReaper:
         records = [
             Record(
                 row["tenant_id"].bytes, row["device_id"].bytes, Kind.DISCONNECTED, now_us, now_us,
-                row["epoch"], row["sequence"] + 1, {"gateway": row["gateway_id"].hex, "reason": GATEWAY_LOST},
+                row["epoch"], row["sequence"] + 1,
+                {"gateway": row["gateway_id"].hex, "reason": Ended.GATEWAY_LOST.value, "detail": GATEWAY_LOST_DETAIL},
             )
             for row in rows
         ]  # fmt: skip

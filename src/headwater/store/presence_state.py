@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from headwater.clock import to_datetime
-from headwater.device.presence import GATEWAY_LOST
+from headwater.device.presence import Ended
 from headwater.store.writer_batch import is_storable
 from headwater.store.writer_devices import activate
 from headwater.stream.envelope import Kind, Record
 
 TEXT_LENGTH_MAX = 200
-"""Of a reason or a protocol: our own gateways' words, which may quote a device."""
+"""Of a reason, a protocol, a client id: our own gateways' words, which may quote a device."""
 BIGINT_MAX = (1 << 63) - 1
 
 
@@ -38,19 +38,25 @@ class Word(NamedTuple):
     received_at: datetime
     gateway_id: UUID
     reason: str
+    detail: str
+    client_id: str
     protocol: str
+    address: str
 
 
 class State(NamedTuple):
-    """Columns of `device_state`. gateway_id: who holds the connection, or held it last."""
+    """Columns of `device_state`. gateway_id, client_id, protocol, address: of the connection there is, or was last."""
 
     connected: bool = False
     epoch: int = 0
     sequence: int = 0
     changed_at: datetime | None = None
     reason: str = ""
+    detail: str = ""
     gateway_id: UUID | None = None
+    client_id: str = ""
     protocol: str = ""
+    address: str = ""
     last_seen_at: datetime | None = None
 
 
@@ -71,8 +77,8 @@ def read(record: Record) -> Word:
     if not is_storable(record) or not 0 <= record.epoch <= BIGINT_MAX or not 0 <= record.sequence <= last:
         raise Unreadable("an id, a time or a place out of range")
     body = record.body
-    reason, protocol = body.get("reason", ""), body.get("protocol", "")
-    if not isinstance(reason, str) or not isinstance(protocol, str):
+    texts = [body.get(name, "") for name in _TEXTS]
+    if not all(isinstance(text, str) for text in texts):
         raise Unreadable("a reason or protocol that is no text")
     try:
         gateway_id = UUID(hex=body["gateway"])
@@ -80,8 +86,12 @@ def read(record: Record) -> Word:
         raise Unreadable("no gateway") from error
     return Word(
         UUID(bytes=record.tenant), UUID(bytes=record.device), connected, record.epoch, record.sequence,
-        to_datetime(record.observed_at), to_datetime(record.received_at), gateway_id, _text(reason), _text(protocol),
+        to_datetime(record.observed_at), to_datetime(record.received_at), gateway_id, *map(_text, texts),
     )  # fmt: skip
+
+
+_TEXTS = ("reason", "detail", "client_id", "protocol", "address")
+"""Of a body; in the order of Word."""
 
 
 def _text(value: str) -> str:
@@ -93,7 +103,7 @@ def advance(state: State, word: Word) -> State:
     if (word.epoch, word.sequence) <= (state.epoch, state.sequence):
         return state
     seen_at = state.last_seen_at
-    if word.reason != GATEWAY_LOST and (seen_at is None or word.received_at > seen_at):
+    if word.reason != Ended.GATEWAY_LOST and (seen_at is None or word.received_at > seen_at):
         seen_at = word.received_at
     return State(
         connected=word.connected,
@@ -101,8 +111,11 @@ def advance(state: State, word: Word) -> State:
         sequence=word.sequence,
         changed_at=word.observed_at if word.connected != state.connected else state.changed_at,
         reason="" if word.connected else word.reason,
+        detail="" if word.connected else word.detail,
         gateway_id=word.gateway_id,
+        client_id=word.client_id if word.connected else state.client_id,
         protocol=word.protocol if word.connected else state.protocol,
+        address=word.address if word.connected else state.address,
         last_seen_at=seen_at,
     )
 
@@ -149,8 +162,8 @@ async def _lock(connection: Any, keys: Sequence[tuple[UUID, UUID]]) -> list[Any]
     )
     rows: list[Any] = await connection.fetch(
         """
-        SELECT s.tenant_id, s.device_id, s.connected, s.epoch, s.sequence, s.changed_at, s.reason, s.gateway_id, s.protocol,
-               s.last_seen_at
+        SELECT s.tenant_id, s.device_id, s.connected, s.epoch, s.sequence, s.changed_at, s.reason, s.detail, s.gateway_id,
+               s.client_id, s.protocol, s.address, s.last_seen_at
         FROM unnest($1::uuid[], $2::uuid[]) AS wanted(tenant_id, id)
         JOIN device_state s ON s.device_id = wanted.id AND s.tenant_id = wanted.tenant_id
         ORDER BY s.device_id FOR UPDATE OF s
@@ -165,11 +178,13 @@ async def _write(connection: Any, changed: Sequence[tuple[Any, ...]]) -> None:
         """
         UPDATE device_state AS s SET
             connected = new.connected, epoch = new.epoch, sequence = new.sequence, changed_at = new.changed_at,
-            reason = new.reason, gateway_id = new.gateway_id, protocol = new.protocol, last_seen_at = new.last_seen_at,
-            version = s.version + 1
-        FROM unnest($1::uuid[], $2::boolean[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::uuid[],
-                    $8::text[], $9::timestamptz[])
-             AS new(device_id, connected, epoch, sequence, changed_at, reason, gateway_id, protocol, last_seen_at)
+            reason = new.reason, detail = new.detail, gateway_id = new.gateway_id, client_id = new.client_id,
+            protocol = new.protocol, address = new.address, last_seen_at = new.last_seen_at,
+            connection_version = s.connection_version + 1, version = s.version + 1
+        FROM unnest($1::uuid[], $2::boolean[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[],
+                    $8::uuid[], $9::text[], $10::text[], $11::text[], $12::timestamptz[])
+             AS new(device_id, connected, epoch, sequence, changed_at, reason, detail,
+                    gateway_id, client_id, protocol, address, last_seen_at)
         WHERE s.device_id = new.device_id
         """,
         *zip(*changed, strict=True),

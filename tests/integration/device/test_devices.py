@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from tests.support.tenants import TenantFactory
 from headwater.clock import to_datetime
 from headwater.device.device import DevicePatch, NewDevice, Status
 from headwater.device.errors import DeviceDecommissioned, DeviceInvalid, FilterInvalid
+from headwater.device.profile import ProfileDefinition
 from headwater.device.sort import parse_sort
 from headwater.device.visibility import devices_in_group, devices_matching, require_device, visible_devices
 from headwater.errors import Conflict, Forbidden, NotFound, ReferenceUnknown, VersionConflict
@@ -118,6 +120,48 @@ async def test_presence_and_reported(registry: Registry, scope: TenantScope, dat
         assert await registry.names(scope, f"not ({q})") == ["b"], q
 
 
+async def test_connected_last_seen_and_fresh_data_are_three_things(
+    registry: Registry, scope: TenantScope, database_urls: DatabaseURLs
+) -> None:
+    """A connected device that is silent, a disconnected one whose data is fresh, and one that its profile expects seldom."""
+    hour = timedelta(hours=1)
+    now = datetime.now(UTC)
+    await registry.profiles.create(scope, "seldom", ProfileDefinition(data_fresh_s=3 * 3600))
+    silent, sender = await registry.make(scope, "silent"), await registry.make(scope, "sender")
+    seldom = await registry.make(scope, "seldom", profile="seldom")
+    await set_state(
+        database_urls, scope.tenant_id, silent.id, connected=True, connection_version=3, last_seen_at=now - 5 * hour,
+        client_id="c-1", protocol="mqtt/5", address="203.0.113.7:1",
+    )  # fmt: skip
+    await set_state(
+        database_urls, scope.tenant_id, sender.id, connected=False, connection_version=4, reason="keep_alive_timeout",
+        detail="no packet for 90 s", last_seen_at=now - hour,
+    )  # fmt: skip
+    ages = {silent.id: 5 * hour, sender.id: hour / 60, seldom.id: 2 * hour}
+    owner = await asyncpg.connect(database_urls.owner)
+    await owner.executemany(
+        "INSERT INTO headwater.telemetry_latest"
+        " (tenant_id, device_id, metric_set, observed_at, received_at, epoch, record, metrics, numbers)"
+        " VALUES ($1, $2, '', $3, $3, 1, 1, '{}', '{}')",
+        [(scope.tenant_id, device, now - age) for device, age in ages.items()],
+    )
+    await owner.close()
+    first, second = [(await registry.devices.get(scope, one.id)).presence for one in (silent, sender)]
+    assert (first.connected, first.connection_version, first.data_fresh, first.data_at) == (True, 3, False, now - 5 * hour)
+    assert (first.client_id, first.protocol, first.address) == ("c-1", "mqtt/5", "203.0.113.7:1")
+    assert (second.connected, second.reason, second.detail) == (False, "keep_alive_timeout", "no packet for 90 s")
+    assert (second.data_fresh, second.last_seen_at) == (True, now - hour / 60)
+    for q, found in {
+        "data_fresh = true": ["sender", "seldom"],
+        "connected = true and data_fresh = false": ["silent"],
+        "connection_version > 3": ["sender"],
+        "reason = keep_alive_timeout": ["sender"],
+        'client_id = "c-1" and address like "203.0.113.*"': ["silent"],
+        f'data_at > "{(now - 3 * hour).isoformat()}"': ["sender", "seldom"],
+    }.items():
+        assert await registry.names(scope, q) == found, q
+
+
 async def test_filters_find_and_their_opposites_find_the_rest(registry: Registry, scope: TenantScope) -> None:
     await registry.make(
         scope, "a", name="Pump 1%", labels={"site": "north"}, attributes={"floor": 3, "tags": ["x"], "t": "m"}
@@ -171,7 +215,8 @@ async def test_injection_stays_a_value(registry: Registry, scope: TenantScope) -
 
 
 SORTS = ("id", "external_id", "name", "profile", "status", "version", "created_at", "connected", "last_seen_at", "labels.x",
-         "attributes.v", "attributes.o.p", "reported.r", "protocol")  # fmt: skip
+         "attributes.v", "attributes.o.p", "reported.r", "protocol", "connection_version", "data_at",
+         "data_fresh")  # fmt: skip
 
 
 @pytest.mark.parametrize("direction", ["", "-"])

@@ -287,8 +287,8 @@ async def test_presence_is_told_in_order(gateway: Gateway, client: Client, devic
         seen = await eventually(told, "connected, disconnected, connected")
     assert [r.kind for r in seen] == [Kind.CONNECTED, Kind.DISCONNECTED, Kind.CONNECTED]
     assert seen[0].epoch == seen[1].epoch < seen[2].epoch
-    assert seen[0].body["protocol"] == "mqtt/5"
-    assert seen[1].body["reason"] == "disconnected by the device"
+    assert (seen[0].body["protocol"], seen[0].body["client_id"]) == ("mqtt/5", str(device.id))
+    assert (seen[1].body["reason"], seen[1].body["detail"]) == ("client_disconnect", "disconnected by the device")
 
 
 async def test_a_suspended_device_is_disconnected_and_may_not_return(

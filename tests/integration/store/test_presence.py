@@ -31,7 +31,7 @@ from headwater.app.engines.ports import free_port
 from headwater.database.lane_session import open_lane_session
 from headwater.database.session import Database
 from headwater.device.devices import DeviceService
-from headwater.device.presence import ALIVE_S, GATEWAY_LOST, HEARTBEAT_S
+from headwater.device.presence import ALIVE_S, HEARTBEAT_S, Ended
 from headwater.ids import uuid7
 from headwater.store import presence_reaper
 from headwater.store.columns import TIME_MAX_US
@@ -440,7 +440,7 @@ async def test_a_dead_gateways_devices_are_told_closed_and_its_row_goes(
     await watch.look()
     rows = [await world.row(device) for device in lost]
     assert {(row["connected"], row["reason"], row["epoch"], row["sequence"]) for row in rows} == {
-        (False, GATEWAY_LOST, 4, 21)
+        (False, Ended.GATEWAY_LOST, 4, 21)
     }
     assert await world.gateways() == {alive}
     assert (await world.row(safe))["connected"] is True
@@ -465,7 +465,7 @@ async def test_devices_of_a_gateway_without_a_row_are_told_closed_but_not_at_onc
     await watch.look(LOOKS)
     assert (await world.row(device))["connected"] is True
     await watch.look()
-    assert (await world.row(device))["reason"] == GATEWAY_LOST
+    assert (await world.row(device))["reason"] == Ended.GATEWAY_LOST
 
 
 async def test_a_gateway_that_beats_at_the_last_moment_is_not_lost(
@@ -512,7 +512,7 @@ async def test_a_stream_that_takes_nothing_is_asked_again(world: World, consumer
     assert (await world.row(device))["connected"] is True
     await ensure(world.client.jetstream(), TOPOLOGY)
     await watch.look()
-    assert (await world.row(device))["reason"] == GATEWAY_LOST
+    assert (await world.row(device))["reason"] == Ended.GATEWAY_LOST
 
 
 # --- a gateway that is a process ------------------------------------------------------------------------------------
@@ -572,10 +572,10 @@ async def test_a_gateway_freezes_thaws_and_is_killed(
 
         process.send_signal(signal.SIGSTOP)
         await watch.look(LOOKS + 1)
-        assert (await world.row(device))["reason"] == (await world.row(silent))["reason"] == GATEWAY_LOST
-        assert await found(f'connected = false and reason = "{GATEWAY_LOST}"') == [device.id]
+        assert (await world.row(device))["reason"] == (await world.row(silent))["reason"] == Ended.GATEWAY_LOST
+        assert await found(f'connected = false and reason = "{Ended.GATEWAY_LOST}"') == [device.id]
         shown = await devices.get(scope, device.id)
-        assert (shown.presence.connected, shown.presence.reason) == (False, GATEWAY_LOST)
+        assert (shown.presence.connected, shown.presence.reason) == (False, Ended.GATEWAY_LOST)
         assert shown.presence.changed_at is not None
         assert shown.presence.last_seen_at is not None
         assert shown.presence.last_seen_at < shown.presence.changed_at
@@ -588,7 +588,7 @@ async def test_a_gateway_freezes_thaws_and_is_killed(
         process.kill()
         await process.wait()
         await watch.look(LOOKS + 1)
-        assert (await world.row(device))["reason"] == GATEWAY_LOST
+        assert (await world.row(device))["reason"] == Ended.GATEWAY_LOST
         assert (await world.row(silent))["connected"] is False
         assert await world.gateways() == set()
 

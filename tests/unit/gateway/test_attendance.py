@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from tests.support.clock import FakeClock
 
+from headwater.device.presence import Ended
 from headwater.device.principal import Principal, ProfileVersion
 from headwater.device.profile import ProfileDefinition
 from headwater.gateway import presence
@@ -35,7 +36,7 @@ def attendance(uplink: MemoryUplink, monkeypatch: pytest.MonkeyPatch) -> Attenda
 
 
 def came(attendance: Attendance, device: Principal, epoch: int = 1) -> None:
-    attendance.came(device, epoch, 0, protocol="mqtt/5", address="a:1")
+    attendance.came(device, epoch, 0, client_id="c", protocol="mqtt/5", address="a:1")
 
 
 def refuse(uplink: MemoryUplink) -> None:
@@ -72,7 +73,7 @@ async def test_an_older_word_is_not_said_behind_a_newer_one_that_was_stored(
     uplink.held = True
     came(attendance, device)
     refuse(uplink)
-    attendance.left(device, 1, 1, reason="closed by the device")
+    attendance.left(device, 1, 1, reason=Ended.CONNECTION_LOST, detail="closed by the device")
     uplink.release()
     await turns()
     uplink.release()
@@ -100,7 +101,7 @@ async def test_a_newer_word_is_not_forgotten_when_the_older_one_was_stored(
     uplink.held = True
     came(attendance, device)
     uplink.release()
-    attendance.left(device, 1, 1, reason="closed by the device")
+    attendance.left(device, 1, 1, reason=Ended.CONNECTION_LOST, detail="closed by the device")
     await turns()
     refuse(uplink)
     await turns()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.clock import to_datetime
-from headwater.device.presence import GATEWAY_LOST
+from headwater.device.presence import Ended
 from headwater.ids import uuid7
 from headwater.store.columns import TIME_MAX_US, TIME_MIN_US
 from headwater.store.presence_state import BIGINT_MAX, TEXT_LENGTH_MAX, State, Unreadable, advance, read
@@ -32,7 +32,11 @@ class Said:
     sequence: int = 0
 
     def record(self, **body: Any) -> Record:
-        words = {"reason": "closed by the device"} if self.kind is Kind.DISCONNECTED else {"protocol": "mqtt/5"}
+        words = (
+            {"reason": "connection_lost", "detail": "closed by the device"}
+            if self.kind is Kind.DISCONNECTED
+            else {"client_id": "c-1", "protocol": "mqtt/5", "address": "203.0.113.7:1"}
+        )
         return Record(
             TENANT.bytes, DEVICE.bytes, self.kind, T0 + self.at, T0 + self.at + 1, self.epoch, self.sequence,
             {"gateway": GATEWAY.hex} | words | body,
@@ -49,8 +53,10 @@ def after(*records: Record) -> State:
 
 def test_it_connects_and_leaves() -> None:
     came, left = Said(Kind.CONNECTED).record(), Said(Kind.DISCONNECTED, 50, sequence=9).record()
-    assert after(came) == State(True, 1, 0, at(0), "", GATEWAY, "mqtt/5", at(1))
-    assert after(came, left) == State(False, 1, 9, at(50), "closed by the device", GATEWAY, "mqtt/5", at(51))
+    of_connection = ("c-1", "mqtt/5", "203.0.113.7:1")
+    assert after(came) == State(True, 1, 0, at(0), "", "", GATEWAY, *of_connection, at(1))
+    why = ("connection_lost", "closed by the device")
+    assert after(came, left) == State(False, 1, 9, at(50), *why, GATEWAY, *of_connection, at(51))
 
 
 def test_a_new_connection_clears_the_reason() -> None:
@@ -88,7 +94,7 @@ def test_it_changed_when_it_came_back_within_one_batch() -> None:
 
 
 def test_who_speaks_for_a_lost_gateway_has_not_seen_the_device() -> None:
-    state = after(Said(Kind.CONNECTED).record(), Said(Kind.DISCONNECTED, 60, sequence=1).record(reason=GATEWAY_LOST))
+    state = after(Said(Kind.CONNECTED).record(), Said(Kind.DISCONNECTED, 60, sequence=1).record(reason=Ended.GATEWAY_LOST))
     assert (state.connected, state.changed_at, state.last_seen_at) == (False, at(60), at(1))
 
 

@@ -30,6 +30,8 @@ CREATE TABLE device (
     FOREIGN KEY (tenant_id, profile_id) REFERENCES profile (tenant_id, id)
 );
 CREATE INDEX device_profile ON device (tenant_id, profile_id, id);
+-- Across tenants: whom somebody means who names no tenant (store/timeline.py).
+CREATE INDEX device_external_id ON device (external_id);
 CREATE INDEX device_name ON device (tenant_id, name, id);
 CREATE INDEX device_labels ON device USING gin (labels jsonb_path_ops);
 CREATE INDEX device_attributes ON device USING gin (attributes jsonb_path_ops);
@@ -65,10 +67,14 @@ CREATE TABLE device_state (
     connected     boolean NOT NULL DEFAULT false,
     epoch         bigint NOT NULL DEFAULT 0,         -- of the connection that last changed `connected`
     sequence      bigint NOT NULL DEFAULT 0,
+    connection_version  bigint NOT NULL DEFAULT 0,   -- only rises: with every newer word about the connection
     changed_at    timestamptz,                       -- when `connected` last changed
-    reason        text NOT NULL DEFAULT '',
+    reason        text NOT NULL DEFAULT '',          -- why it ended: device/presence.py
+    detail        text NOT NULL DEFAULT '',          -- the same, for people
     gateway_id    uuid,                              -- who holds the connection
+    client_id     text NOT NULL DEFAULT '',          -- these three of the connection there is, or was last
     protocol      text NOT NULL DEFAULT '',
+    address       text NOT NULL DEFAULT '',
     last_seen_at  timestamptz,                       -- of control records; telemetry has its own in telemetry_latest
     reported      jsonb NOT NULL DEFAULT '{}',       -- attribute -> {"value": JSON, "observed_at": us, "order": [epoch, sequence]}
     forgotten     jsonb NOT NULL DEFAULT '{}',       -- attribute -> when it was forgotten, so that an older value stays away
@@ -76,6 +82,46 @@ CREATE TABLE device_state (
     FOREIGN KEY (tenant_id, device_id) REFERENCES device (tenant_id, id) ON DELETE CASCADE
 );
 CREATE INDEX device_state_gateway ON device_state (gateway_id) WHERE connected;
+
+-- What happened at the door and on the connections of each device, and what it sent that was refused (stream/timeline.py).
+-- No foreign keys: a device's rows are removed by the maintenance, not inside somebody's request.
+CREATE TABLE device_timeline (
+    id             uuid PRIMARY KEY,                 -- given by who saw it, so that nothing is written twice
+    tenant_id      uuid NOT NULL,
+    device_id      uuid NOT NULL,
+    at             timestamptz NOT NULL,
+    event          text NOT NULL,
+    failed         boolean NOT NULL,                 -- an attempt to connect that did not succeed
+    code           text NOT NULL,
+    detail         text NOT NULL,
+    count          bigint NOT NULL,                  -- how often, up to `at`
+    identified_by  text NOT NULL,                    -- '' = its credential was good; else by what it was taken for this device
+    client_id      text NOT NULL,
+    address        text NOT NULL,                    -- without the port
+    protocol       text NOT NULL,
+    listener       text NOT NULL,
+    gateway_id     uuid
+);
+CREATE INDEX device_timeline_device ON device_timeline (device_id, at, id);
+CREATE INDEX device_timeline_failed ON device_timeline (tenant_id, at, id) WHERE failed;
+CREATE INDEX device_timeline_age ON device_timeline (at);
+
+-- Attempts of whom nobody knows: no tenant sees them, only the operator of the platform.
+CREATE TABLE stranger_attempt (
+    id          uuid PRIMARY KEY,
+    at          timestamptz NOT NULL,
+    event       text NOT NULL,
+    code        text NOT NULL,
+    detail      text NOT NULL,
+    count       bigint NOT NULL,
+    client_id   text NOT NULL,
+    address     text NOT NULL,
+    protocol    text NOT NULL,
+    listener    text NOT NULL,
+    gateway_id  uuid
+);
+CREATE INDEX stranger_attempt_age ON stranger_attempt (at, id);
+CREATE INDEX stranger_attempt_address ON stranger_attempt (address, at, id);
 
 -- Live gateways, so that the connections of a dead one can be told to be closed.
 CREATE TABLE gateway_instance (

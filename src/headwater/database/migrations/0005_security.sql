@@ -49,6 +49,7 @@ GRANT SELECT ON
 GRANT SELECT, INSERT, UPDATE, DELETE ON refresh_token, gateway_instance TO headwater_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON invitation, password_reset TO headwater_app;
 GRANT SELECT ON operator_token TO headwater_app;
+GRANT SELECT ON device_timeline TO headwater_app;
 
 GRANT SELECT, INSERT ON telemetry, metric, event TO headwater_writer;
 GRANT SELECT, INSERT ON uplink_stream TO headwater_writer;
@@ -62,6 +63,8 @@ GRANT DELETE ON event TO headwater_writer;
 GRANT SELECT, UPDATE, DELETE ON removed_device TO headwater_writer;
 GRANT UPDATE (status, version, updated_at) ON device TO headwater_writer;
 GRANT SELECT ON tenant, device, profile TO headwater_writer;
+GRANT SELECT, INSERT, DELETE ON device_timeline, stranger_attempt TO headwater_writer;
+GRANT SELECT (id, tenant_id, device_id) ON device_credential TO headwater_writer;
 -- What has expired: enough to find and delete it, nothing secret.
 GRANT DELETE ON idempotency_key, refresh_token, invitation, password_reset TO headwater_writer;
 GRANT SELECT (tenant_id, actor, key, created_at) ON idempotency_key TO headwater_writer;
@@ -70,6 +73,7 @@ GRANT SELECT (id, expires_at) ON refresh_token, invitation, password_reset TO he
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenant, person, membership, operator_token, profile, audit_entry TO headwater_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, refresh_token, password_reset TO headwater_operator;
 GRANT SELECT, INSERT ON operator_audit_entry TO headwater_operator;
+GRANT SELECT ON stranger_attempt TO headwater_operator;
 GRANT SELECT ON tenant_usage TO headwater_operator;
 GRANT SELECT ON device, device_group, device_state, ingest_position, gateway_instance TO headwater_operator;
 

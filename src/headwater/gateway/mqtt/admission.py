@@ -14,6 +14,7 @@ from nats.aio.client import Client
 
 from headwater.database.away import AWAY
 from headwater.device.authentication import Authentication, DeviceRefused, DeviceSuspended, Presented, TokenAuthenticator
+from headwater.device.presence import Ended
 from headwater.device.principal import Principal
 from headwater.errors import DomainError, QuotaExceeded, Unavailable
 from headwater.gateway.metering import Meters
@@ -118,11 +119,11 @@ class Admission:
             older.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
         announcement = (principal.tenant_id.bytes, client_id, connection.epoch, self._gateway_id.bytes)
         self._spawn(self._announce(msgspec.msgpack.encode(announcement)))
-        self._say_connected(connection, connect, principal)
+        self._say_connected(connection, connect, client_id, principal)
 
-    def _say_connected(self, connection: MQTTConnection, connect: Connect, principal: Principal) -> None:
+    def _say_connected(self, connection: MQTTConnection, connect: Connect, client_id: str, principal: Principal) -> None:
         self._attendance.came(
-            principal, connection.epoch, connection.sequence,
+            principal, connection.epoch, connection.sequence, client_id=client_id,
             protocol=f"mqtt/{connect.protocol_level}", address=connection.address,
         )  # fmt: skip
 
@@ -152,7 +153,10 @@ class Admission:
         self._meters.leave(principal.tenant_id)
         connection.sequence += 1
         if not others:
-            self._attendance.left(principal, connection.epoch, connection.sequence, reason=connection.close_reason)
+            self._attendance.left(
+                principal, connection.epoch, connection.sequence,
+                reason=connection.ended or Ended.CONNECTION_LOST, detail=connection.close_reason,
+            )  # fmt: skip
             return
         heir = max(others, key=_epoch)
         if heir.epoch < connection.epoch:
@@ -167,7 +171,7 @@ class Admission:
                 connection = max(self._by_device.get(device_id, ()), key=_epoch, default=None)
                 if connection is not None and connection.connect is not None and connection.principal is not None:
                     connection.sequence += 2
-                    self._say_connected(connection, connection.connect, connection.principal)
+                    self._say_connected(connection, connection.connect, connection.session.client_id, connection.principal)
             await asyncio.sleep(0)
 
     # -- what others say ------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import structlog
 
+from headwater.device.presence import Ended
 from headwater.device.principal import Principal
 from headwater.errors import DomainError
 from headwater.gateway.metering import TenantMeter
@@ -27,7 +28,7 @@ from headwater.gateway.mqtt.routes import Ordinary, Route, decoder_named, resolv
 from headwater.ingest.errors import PayloadTooLarge
 from headwater.ingest.ports import StreamUnavailable
 from headwater.protocols.mqtt.errors import PacketTooLarge, WouldBlock
-from headwater.protocols.mqtt.events import ConnectionLost
+from headwater.protocols.mqtt.events import ProtocolFailed, TimedOut
 from headwater.protocols.mqtt.packets import Connect, Disconnect, PubAck, Publish, Subscribe, Unsubscribe
 from headwater.protocols.mqtt.properties import Properties  # fmt: skip
 from headwater.protocols.mqtt.session import Phase, ServerSession
@@ -59,7 +60,7 @@ class MQTTConnection(asyncio.Protocol):
 
     __slots__ = (
         "_acks", "_batch", "_descriptor", "_elsewhere", "_listener", "_outbox", "_pauses", "_routes", "_transport",
-        "close_reason", "connect", "epoch", "granted", "meter", "principal", "sequence", "session", "subscribed",
+        "close_reason", "connect", "ended", "epoch", "granted", "meter", "principal", "sequence", "session", "subscribed",
     )  # fmt: skip
 
     def __init__(self, listener: MQTTListener) -> None:
@@ -80,6 +81,7 @@ class MQTTConnection(asyncio.Protocol):
         self.subscribed: dict[str, int] | None = None
         self.epoch = 0
         self.sequence = 0
+        self.ended: Ended | None = None
         self.close_reason = ""
 
     # -- socket ---------------------------------------------------------------------------------------------------------
@@ -105,8 +107,7 @@ class MQTTConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self.close_reason:
-            self.close_reason = "closed by the device" if error is None else f"connection lost: {type(error).__name__}"
+        self._end(Ended.CONNECTION_LOST, "closed by the device" if error is None else f"broken: {type(error).__name__}")
         self._listener.closed(self)
         self._transport = None
 
@@ -149,9 +150,11 @@ class MQTTConnection(asyncio.Protocol):
                 self.connect = event
                 self._listener.admission.admit(self)
             elif kind is Disconnect:
-                self.close_reason = "disconnected by the device"
-            elif kind is not ConnectionLost:  # the rest say why the connection ended
-                self.close_reason = event.detail
+                self._end(Ended.CLIENT_DISCONNECT, "disconnected by the device")
+            elif kind is TimedOut:
+                self._end(Ended.KEEP_ALIVE_TIMEOUT, event.detail)
+            elif kind is ProtocolFailed:
+                self._end(Ended.PROTOCOL_ERROR, event.detail)
         self.flush()
 
     def admitted(self, principal: Principal, meter: TenantMeter, granted: tuple[str, ...], client_id: str) -> None:
@@ -273,17 +276,22 @@ class MQTTConnection(asyncio.Protocol):
         if self.session.phase is not Phase.CONNECTED:
             return
         if self.session.protocol_level < 5:
-            self.close(reasons.disconnect_of(error), error.detail)
+            self.close(reasons.disconnect_of(error), error.detail, Ended.NOT_STORED)
             return
         for packet_id in token:
             self.session.acknowledge(packet_id, reasons.puback_of(error), error.detail)
         self.flush()
 
-    def close(self, reason: int, detail: str) -> None:
+    def close(self, reason: int, detail: str, ended: Ended | None = None) -> None:
         """End the connection from our side, with the reason where the protocol can carry one."""
-        self.close_reason = self.close_reason or detail
+        self._end(ended or reasons.ENDED[reason], detail)
         self.session.disconnect(reason, detail)
         self.flush()
+
+    def _end(self, ended: Ended, detail: str) -> None:
+        """Why it ended: what was first, not what followed from it."""
+        if self.ended is None:
+            self.ended, self.close_reason = ended, detail
 
     def _route(self, topic: str) -> Route | Ordinary | None:
         assert self.principal is not None

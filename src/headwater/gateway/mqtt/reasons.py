@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headwater.device.presence import Ended
 from headwater.errors import DomainError
 
 UNSPECIFIED = 0x80
@@ -28,6 +29,17 @@ REASONS: dict[str, int] = {
 }
 """What is not here is the payload's fault (`payload.*`, `metric.*`, `timestamp.*`, `event.*`) or ours."""
 _PAYLOAD = frozenset({"payload", "metric", "timestamp", "event"})
+
+
+ENDED: dict[int, Ended] = {
+    SERVER_BUSY: Ended.SERVER_BUSY,
+    SERVER_SHUTTING_DOWN: Ended.SERVER_SHUTDOWN,
+    SESSION_TAKEN_OVER: Ended.TAKEN_OVER,
+    ADMINISTRATIVE: Ended.ADMINISTRATIVE,
+    NOT_AUTHORISED: Ended.TOPIC_DENIED,
+    QUOTA_EXCEEDED: Ended.QUOTA_EXCEEDED,
+}
+"""What our DISCONNECT means in a device's presence, where whoever sends it says nothing else."""
 
 
 def reason_of(error: DomainError) -> int:
