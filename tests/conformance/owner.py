@@ -1,4 +1,4 @@
-"""The least that owns a session: accepts everybody, stores everything, grants QoS 0 and 1."""
+"""The least that owns a session: accepts everybody who needs no method, stores everything, grants what is asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from headwater.protocols.mqtt import (
     PacketReader,
     Phase,
     Publish,
+    Reason,
     ServerSession,
     Subscribe,
     Unsubscribe,
@@ -40,11 +41,13 @@ class Owner:
     def _handle(self, events: list[Event], now: float) -> None:
         for event in events:
             self.events.append(event)
-            if isinstance(event, Connect):
+            if isinstance(event, Connect) and self.session.authentication_method is not None:
+                self.session.refuse(Reason.BAD_AUTHENTICATION_METHOD)
+            elif isinstance(event, Connect):
                 self._handle(self.session.accept(now, assigned_client_id="assigned-1"), now)
             elif isinstance(event, Publish) and event.qos and self.acknowledges:
                 self.session.acknowledge_many([event.packet_id])
             elif isinstance(event, Subscribe):
-                self.session.suback(event.packet_id, [min(each.qos, 1) for each in event.subscriptions])
+                self.session.suback(event.packet_id, [each.qos for each in event.subscriptions])
             elif isinstance(event, Unsubscribe):
                 self.session.unsuback(event.packet_id, [0x11 for _ in event.topic_filters])

@@ -46,7 +46,16 @@ LIMITED = [  # what our limits announce, and what follows when a client does not
 
 @pytest.mark.parametrize(("clause", "send", "answer"), LIMITED, ids=[f"{row[0]}-{row[2]}" for row in LIMITED])
 def test_limits(clause: str, send: str, answer: str) -> None:
-    limits = Limits(packet_bytes_max=200, receive_maximum=2, topic_bytes_max=49, connect_bytes_max=100)
+    limits = Limits(
+        packet_bytes_max=200,
+        receive_maximum=2,
+        topic_bytes_max=49,
+        connect_bytes_max=100,
+        maximum_qos=1,
+        retain_available=False,
+        subscription_identifiers_available=False,
+        shared_subscriptions_available=False,
+    )
     case = Case(clause, "", 5, send, answer, False)
     whole, by_byte = Owner(limits, acknowledges=False), Owner(limits, acknowledges=False)
     whole.feed(case.sent)

@@ -85,7 +85,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             forget=ingest.forget,
         )
         listener = MQTTListener(
-            limits=Limits(),
+            limits=Limits(  # what the router has: it keeps nothing, and knows no shares
+                maximum_qos=1,
+                retain_available=False,
+                subscription_identifiers_available=False,
+                shared_subscriptions_available=False,
+            ),
             uplink=uplink,
             router=router,
             admission=admission,

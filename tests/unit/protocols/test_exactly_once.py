@@ -6,7 +6,9 @@ import pytest
 from tests.unit.protocols.sessions import awaiting, connected, publishes, sent
 
 from headwater.protocols.mqtt import (
+    Deliverable,
     Limits,
+    LocalProtocolError,
     Phase,
     ProtocolFailed,
     PubAck,
@@ -94,8 +96,8 @@ def test_a_resumed_session_knows_what_it_has_received() -> None:
 
 def test_sending() -> None:
     session = connected(5, LIMITS)
-    assert session.publish("a", b"x", 2) == 1
-    assert session.publish("a", b"y", 2) == 2
+    assert session.deliver(Deliverable("a", b"x"), 2) == 1
+    assert session.deliver(Deliverable("a", b"y"), 2) == 2
     sent(session)
     assert receive(session, PubRec(1)) == [PubRec(1)]
     assert sent(session) == [PubRel(1)]  # [MQTT-4.3.3-4]
@@ -113,3 +115,93 @@ def test_sending() -> None:
     assert sent(session) == [PubRel(9)]
     assert receive(session, PubComp(9)) == [PubComp(9)]
     assert session.phase is Phase.CONNECTED
+
+
+# -- durable sessions: nothing is said that the owner has not stored ---------------------------------------------------
+
+
+def durable(level: int = 5, received: tuple[int, ...] = ()) -> ServerSession:
+    session = awaiting(level, LIMITS, clean_start=False)
+    session.is_durable = True
+    session.accept(0.0, session_present=True, received=received)
+    session.take_outgoing()
+    return session
+
+
+@pytest.mark.parametrize("level", [3, 4, 5])
+def test_a_release_waits_for_its_owner(level: int) -> None:
+    session = durable(level)
+    assert session.deliver(Deliverable("a", b"x"), 2) == 1
+    sent(session)
+    assert receive(session, PubRec(1)) == [PubRec(1)]
+    assert receive(session, PubRec(1)) == []  # a repetition, answered by the same PUBREL
+    assert receive(session, PubComp(1)) == []  # for a PUBREL that was never sent
+    assert sent(session) == []
+    session.release(1)
+    assert sent(session) == [PubRel(1)]
+    assert receive(session, PubRec(1)) == []
+    assert sent(session) == [PubRel(1)]
+    assert receive(session, PubComp(1)) == [PubComp(1)]
+    assert session.send_window == 100
+
+
+def test_a_failed_receipt_ends_a_durable_delivery() -> None:
+    session = durable()
+    session.deliver(Deliverable("a", b"x"), 2)
+    assert receive(session, PubRec(1, 0x97)) == [PubRec(1, 0x97)]
+    assert session.send_window == 100
+    sent(session)
+    assert receive(session, PubRec(1)) == []
+    assert sent(session) == [PubRel(1, 0x92)]
+
+
+@pytest.mark.parametrize("level", [3, 4, 5])
+def test_a_completion_waits_for_its_owner(level: int) -> None:
+    session = durable(level, received=(4,))
+    again = Publish("a/b", b"x", 2, dup=True, packet_id=4)
+    assert receive(session, PubRel(4)) == [PubRel(4)]
+    assert receive(session, PubRel(4)) == []
+    assert receive(session, again) == []  # its id is still in use
+    assert sent(session) == [PubRec(4)]
+    session.complete(4)
+    assert sent(session) == [PubComp(4)]
+    assert receive(session, PubRel(4)) == []
+    assert sent(session) == [PubComp(4, 0x92 if level == 5 else 0)]
+    assert receive(session, again) == [again]
+
+
+def test_what_is_not_completed_counts_against_the_receive_maximum() -> None:
+    session = durable(received=(1, 2, 3))
+    receive(session, PubRel(1), PubRel(2))
+    assert [event.reason for event in session.receive(publishes(7, level=5), 0.0)] == [0x93]
+    session = durable(received=(1, 2, 3))
+    receive(session, PubRel(1))
+    session.complete(1)
+    assert len(session.receive(publishes(7, level=5), 0.0)) == 1
+
+
+def test_completing_what_was_not_released_is_our_fault() -> None:
+    session = durable(received=(4,))
+    for packet_id in (4, 5):
+        with pytest.raises(LocalProtocolError):
+            session.complete(packet_id)
+
+
+def test_storing_may_take_longer_than_the_connection_lives() -> None:
+    session = durable(received=(4,))
+    session.deliver(Deliverable("a", b"x"), 2)
+    receive(session, PubRec(1), PubRel(4))
+    session.receive(b"", 0.0)
+    session.take_outgoing()
+    session.release(1)
+    session.complete(4)
+    assert session.take_outgoing() == b""
+
+
+def test_a_resumed_session_takes_up_both_directions() -> None:  # [MQTT-4.4.0-1], [MQTT-4.1.0-1]
+    session = durable(received=(4,))
+    session.deliver(Deliverable("a", b"x"), 2, packet_id=7, dup=True)
+    session.release(8)
+    assert sent(session) == [Publish("a", b"x", 2, dup=True, packet_id=7), PubRel(8)]
+    assert receive(session, PubComp(8)) == [PubComp(8)]
+    assert session.deliver(Deliverable("a", b"y"), 1) == 1

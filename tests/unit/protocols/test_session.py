@@ -11,6 +11,7 @@ from tests.unit.protocols.sessions import awaiting, connected, publishes, sent
 from headwater.protocols.mqtt import (
     ConnAck,
     ConnectionLost,
+    Deliverable,
     Disconnect,
     Limits,
     LocalProtocolError,
@@ -129,41 +130,41 @@ def test_version_3_hears_one_code_for_every_refused_subscription() -> None:
 
 def test_the_send_window_is_the_smaller_of_both_sides() -> None:
     session = connected(5, Limits(send_maximum=3), properties=Properties(receive_maximum=2))
-    assert session.publish("a", b"0") is None
-    assert [session.publish("a", b"1", 1), session.publish("a", b"2", 1)] == [1, 2]
+    assert session.deliver(Deliverable("a", b"0"), 0) == 0
+    assert [session.deliver(Deliverable("a", b"1"), 1), session.deliver(Deliverable("a", b"2"), 1)] == [1, 2]
     with pytest.raises(WouldBlock):
-        session.publish("a", b"3", 1)
-    assert session.publish("a", b"0") is None  # QoS 0 does not count
+        session.deliver(Deliverable("a", b"3"), 1)
+    assert session.deliver(Deliverable("a", b"0"), 0) == 0  # QoS 0 does not count
     assert [packet.payload for packet in sent(session)] == [b"0", b"1", b"2", b"0"]
     assert session.receive(encode_packet(PubAck(1)), 0.0) == [PubAck(1)]
     assert session.receive(encode_packet(PubAck(1)), 0.0) == []
     assert session.send_window == 1
-    assert session.publish("a", b"3", 1) == 3
+    assert session.deliver(Deliverable("a", b"3"), 1) == 3
 
 
 def test_packet_ids_wrap_and_skip_what_is_in_flight() -> None:
     session = connected(limits=Limits(send_maximum=65_535))
-    assert session.publish("a", b"", 1, packet_id=1, dup=True) == 1
+    assert session.deliver(Deliverable("a", b""), 1, packet_id=1, dup=True) == 1
     for _ in range(65_534):
-        session.publish("a", b"", 1)
+        session.deliver(Deliverable("a", b""), 1)
     session.receive(encode_packet(PubAck(77)) + encode_packet(PubAck(5)), 0.0)
-    assert [session.publish("a", b"", 1), session.publish("a", b"", 1)] == [5, 77]
+    assert [session.deliver(Deliverable("a", b""), 1), session.deliver(Deliverable("a", b""), 1)] == [5, 77]
     with pytest.raises(WouldBlock):
-        session.publish("a", b"", 1)
+        session.deliver(Deliverable("a", b""), 1)
 
 
 def test_a_resumed_session_sends_again_under_the_same_id() -> None:
     session = connected()
-    session.publish("a", b"x", 1, packet_id=9, dup=True)
+    session.deliver(Deliverable("a", b"x"), 1, packet_id=9, dup=True)
     assert sent(session) == [Publish("a", b"x", 1, dup=True, packet_id=9)]
     with pytest.raises(LocalProtocolError):
-        session.publish("a", b"x", 1, packet_id=9)
+        session.deliver(Deliverable("a", b"x"), 1, packet_id=9)
 
 
 def test_a_packet_that_is_too_large_for_the_client_is_not_sent() -> None:
     session = connected(5, properties=Properties(packet_bytes_max=20))
     with pytest.raises(PacketTooLarge):
-        session.publish("a", bytes(20), 1)
+        session.deliver(Deliverable("a", bytes(20)), 1)
     assert session.send_window == 100
     assert session.take_outgoing() == b""
 
@@ -171,15 +172,17 @@ def test_a_packet_that_is_too_large_for_the_client_is_not_sent() -> None:
 def test_what_may_not_be_published() -> None:
     session = connected()
     for wrong in (
-        lambda: session.publish("a/+", b""),
-        lambda: session.publish("a", b"", 2),
-        lambda: session.publish("", b""),
+        lambda: session.deliver(Deliverable("a/+", b""), 0),
+        lambda: session.deliver(Deliverable("a", b""), 3),
+        lambda: session.deliver(Deliverable("a", b""), 0, dup=True),
+        lambda: session.deliver(Deliverable("a", b""), 1, packet_id=0),
+        lambda: session.deliver(Deliverable("", b""), 0),
     ):
         with pytest.raises(LocalProtocolError):
             wrong()
     session.disconnect(0)
     with pytest.raises(LocalProtocolError):
-        session.publish("a", b"")
+        session.deliver(Deliverable("a", b""), 0)
 
 
 # -- before the CONNACK ------------------------------------------------------------------------------------------------
@@ -220,7 +223,13 @@ def test_a_client_that_leaves_before_accept() -> None:
 
 
 def test_accept_announces_the_limits() -> None:
-    session = awaiting(5, Limits(receive_maximum=7, packet_bytes_max=9_000, topic_alias_maximum=3, keep_alive_s_max=100))
+    modest = {
+        "retain_available": False,
+        "subscription_identifiers_available": False,
+        "shared_subscriptions_available": False,
+    }
+    limits = Limits(receive_maximum=7, packet_bytes_max=9_000, topic_alias_maximum=3, maximum_qos=1, **modest)
+    session = awaiting(5, limits)
     session.accept(0.0, session_expiry_s=60, user_properties=(("k", "v"),))
     assert sent(session) == [
         ConnAck(

@@ -27,10 +27,12 @@ from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.routes import Ordinary, Route, decoder_named, resolve
 from headwater.ingest.errors import PayloadTooLarge
 from headwater.ingest.ports import StreamUnavailable
+from headwater.protocols.mqtt.deliverable import Deliverable
 from headwater.protocols.mqtt.errors import PacketTooLarge, WouldBlock
 from headwater.protocols.mqtt.events import ProtocolFailed, TimedOut
 from headwater.protocols.mqtt.packets import Connect, Disconnect, PubAck, Publish, Subscribe, Unsubscribe
-from headwater.protocols.mqtt.properties import Properties  # fmt: skip
+from headwater.protocols.mqtt.properties import Properties
+from headwater.protocols.mqtt.reasons import Reason
 from headwater.protocols.mqtt.session import Phase, ServerSession
 from headwater.protocols.mqtt.topics import match as topic_matches
 from headwater.stream.batcher import Batch
@@ -51,7 +53,7 @@ not read from, so that a flood of them fills no memory."""
 OUTBOX_MAX = 1_000
 """QoS 1 messages that wait for a slow subscriber's acknowledgements."""
 
-Outgoing = tuple[str, bytes, int, "Properties | None"]
+Outgoing = tuple[Deliverable, int]
 _NONE: list[int] = []
 
 
@@ -148,7 +150,10 @@ class MQTTConnection(asyncio.Protocol):
                 self._listener.router.unsubscribe(self, event)
             elif kind is Connect:
                 self.connect = event
-                self._listener.admission.admit(self)
+                if self.session.authentication_method is None:
+                    self._listener.admission.admit(self)
+                else:
+                    self.session.refuse(Reason.BAD_AUTHENTICATION_METHOD)
             elif kind is Disconnect:
                 self._end(Ended.CLIENT_DISCONNECT, "disconnected by the device")
             elif kind is TimedOut:
@@ -190,9 +195,10 @@ class MQTTConnection(asyncio.Protocol):
         """Send now, or when the client has acknowledged earlier ones. False = dropped: it does not keep up."""
         if self._transport is None or self._transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX:
             return False
+        message = Deliverable(topic, payload, properties)
         try:
             if self._outbox is None:
-                self.session.publish(topic, payload, qos, properties=properties)
+                self.session.deliver(message, qos)
                 self.flush()
                 return True
         except PacketTooLarge:
@@ -201,7 +207,7 @@ class MQTTConnection(asyncio.Protocol):
             self._outbox = deque()
         if len(self._outbox) >= OUTBOX_MAX:
             return False
-        self._outbox.append((topic, payload, qos, properties))
+        self._outbox.append((message, qos))
         return True
 
     def _send_waiting(self) -> None:
@@ -209,10 +215,10 @@ class MQTTConnection(asyncio.Protocol):
         outbox = self._outbox
         if outbox is None:
             return
-        while outbox and (self.session.send_window > 0 or outbox[0][2] == 0):
-            topic, payload, qos, properties = outbox.popleft()
+        while outbox and (self.session.send_window > 0 or outbox[0][1] == 0):
+            message, qos = outbox.popleft()
             with contextlib.suppress(PacketTooLarge):  # section 3.1.2.11.4: dropped as if it had been sent
-                self.session.publish(topic, payload, qos, properties=properties)
+                self.session.deliver(message, qos)
         if not outbox:
             self._outbox = None
 

@@ -4,10 +4,12 @@ session = ServerSession(Limits(), opened_at=now)
 for event in session.receive(data, now): ...      # packets, or why the connection ended
 session.accept(now)                               # after Connect; or refuse(Reason.NOT_AUTHORIZED)
 session.acknowledge_many([1, 2, 3])               # when the stream has stored them
+session.deliver(Deliverable("a/b", b"x"), qos=1)  # one Deliverable for all the clients that get it
 writer.write(session.take_outgoing())
 """
 
 from headwater.protocols.mqtt.decode import PacketReader, decode_packet, find_frame
+from headwater.protocols.mqtt.deliverable import Deliverable
 from headwater.protocols.mqtt.encode import encode_packet
 from headwater.protocols.mqtt.errors import (
     LocalProtocolError,
@@ -58,6 +60,7 @@ __all__ = [
     "ConnAck",
     "Connect",
     "ConnectionLost",
+    "Deliverable",
     "Disconnect",
     "Event",
     "Limits",

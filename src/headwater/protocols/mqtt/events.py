@@ -10,6 +10,7 @@ from typing import TypeAlias
 import msgspec
 
 from headwater.protocols.mqtt.packets import (
+    Auth,
     Connect,
     Disconnect,
     PingReq,
@@ -52,6 +53,7 @@ Event: TypeAlias = (
     | Unsubscribe
     | PingReq
     | Disconnect
+    | Auth
     | ProtocolFailed
     | TimedOut
     | ConnectionLost

@@ -6,8 +6,9 @@ Neither knows bytes on the wire nor limits: the session asks them how many are i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
-from headwater.protocols.mqtt.packets import PubAck, PubComp, PubRec
+from headwater.protocols.mqtt.packets import PubAck, PubComp, PubRec, PubRel
 
 EXACTLY_ONCE = 0x1_0000
 """Marks a QoS 2 packet id where QoS 1 and 2 stand in one list; beyond every packet id."""
@@ -18,17 +19,18 @@ class Inbound:
 
     waiting   QoS 1 and 2 publishes in their order that have not been sent PUBACK or PUBREC; the session's hot path appends
               and cuts here itself
-    received  QoS 2 packet ids from PUBLISH to PUBREL: what makes a second PUBLISH a repetition [MQTT-4.3.3-10]
+    received  QoS 2 packet ids from PUBLISH to PUBCOMP: what makes a second PUBLISH a repetition [MQTT-4.3.3-10]
     """
 
-    __slots__ = ("_early", "answered", "received", "waiting")
+    __slots__ = ("_early", "_released", "answered", "received", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[int] = []
         self.received: set[int] | None = None
         self.answered = 0
-        """QoS 2 publishes between our PUBREC and the PUBREL; they still count against the receive maximum."""
+        """QoS 2 publishes between our PUBREC and our PUBCOMP; they still count against the receive maximum."""
         self._early: dict[int, list[bytes]] | None = None
+        self._released: set[int] | None = None
 
     def __len__(self) -> int:
         return len(self.waiting) + self.answered
@@ -80,42 +82,48 @@ class Inbound:
         return leaving
 
     def release(self, packet_id: int) -> bool:
-        """PUBREL: the packet id is free again. False = it was not in use."""
-        if self.received is None or packet_id not in self.received:
+        """PUBREL for one of `received`, whose PUBCOMP waits for the owner. False = a repetition."""
+        if self._released is None:
+            self._released = set()
+        if packet_id in self._released:
             return False
+        self._released.add(packet_id)
+        return True
+
+    def is_released(self, packet_id: int) -> bool:
+        return self._released is not None and packet_id in self._released
+
+    def complete(self, packet_id: int) -> None:
+        """PUBCOMP: the packet id, one of `received`, is free again."""
+        assert self.received is not None
         self.received.discard(packet_id)
         self.answered -= 1
-        return True
+        if self._released is not None:
+            self._released.discard(packet_id)
+
+
+Awaited: TypeAlias = type[PubAck | PubRec | PubComp | PubRel]
 
 
 class Outbound:
-    """Our publishes to the client: packet id -> the answer that has to come next."""
+    """Our publishes to the client: packet id -> the packet that has to come next.
 
-    __slots__ = ("_awaited", "_next")
+    The client's, except PubRel: that one is ours, and due as soon as the owner has stored the client's PUBREC.
+    """
+
+    __slots__ = ("_next", "awaited")
 
     def __init__(self) -> None:
-        self._awaited: dict[int, type[PubAck | PubRec | PubComp]] = {}
+        self.awaited: dict[int, Awaited] = {}
         self._next = 1
 
     def __len__(self) -> int:
-        return len(self._awaited)
-
-    def __contains__(self, packet_id: int) -> bool:
-        return packet_id in self._awaited
+        return len(self.awaited)
 
     def free_packet_id(self) -> int:
         """Not in use [MQTT-2.2.1-4], and as long unused as possible. There are fewer in flight than ids."""
         packet_id = self._next
-        while packet_id in self._awaited:
+        while packet_id in self.awaited:
             packet_id = packet_id % 0xFFFF + 1
         self._next = packet_id % 0xFFFF + 1
         return packet_id
-
-    def awaits(self, packet_id: int) -> type[PubAck | PubRec | PubComp] | None:
-        return self._awaited.get(packet_id)
-
-    def await_next(self, packet_id: int, answer: type[PubAck | PubRec | PubComp]) -> None:
-        self._awaited[packet_id] = answer
-
-    def free(self, packet_id: int) -> None:
-        del self._awaited[packet_id]

@@ -24,17 +24,21 @@ class Limits:
     """Our own publishes in flight to a client that allows more."""
     topic_alias_maximum: int = 16
     """Each alias costs a topic name in memory."""
+    topic_aliases_sent_max: int = 16
+    """Aliases that we give the topics of a client that allows them; the first topics that come get one each."""
     topics_cached_max: int = 16
     """Valid topic names that are kept to save judging them again."""
     keep_alive_s_max: int = 1_200
     """A version 5 client with a longer keep-alive, or none, is told to use this one; a version 3 client keeps its own.
     1,200 s is AWS IoT Core's cap."""
+    server_keep_alive_s: int | None = None
+    """Every version 5 client is told this one, whatever it asked for. [MQTT-3.1.2-21]"""
     connect_deadline_s: float = 10.0
-    maximum_qos: int = 1
-    retain_available: bool = False
+    maximum_qos: int = 2
+    retain_available: bool = True
     wildcard_subscriptions_available: bool = True
-    subscription_identifiers_available: bool = False
-    shared_subscriptions_available: bool = False
+    subscription_identifiers_available: bool = True
+    shared_subscriptions_available: bool = True
 
     def announce(self, **given: Any) -> Properties:
         """CONNACK properties: the limits, where they differ from what their absence means (section 3.2.2.3)."""

@@ -6,9 +6,11 @@ sockets, clocks, devices or tenants. Invariants:
 - After CLOSED nothing is read and nothing but the bytes already queued is sent; the owner sends those and closes.
 - Every QoS 1 and 2 Publish event is settled once, by `acknowledge` or `acknowledge_many`; the receipts leave in the order in
   which the publishes came, whatever order they are settled in.
+- A durable session says nothing that its owner has not stored: PUBREL waits for `release`, PUBCOMP for `complete`.
 - Nothing grows beyond `Limits`: an incomplete packet, what waits for `accept`, aliases, cached topics, in-flight packets.
 
-A CONNECT stops the reading: bytes behind it are kept unread until `accept`, which returns their events. The peer's faults
+A CONNECT stops the reading: bytes behind it are kept unread until `accept`, which returns their events; only a client that
+authenticates step by step (section 4.12) is read meanwhile, and may send nothing but AUTH and DISCONNECT. The peer's faults
 are events, not exceptions (`ProtocolFailed`, behind the events of the packets before it); ours are `LocalProtocolError`.
 """
 
@@ -22,14 +24,16 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from headwater.protocols.mqtt.decode import Frame, decode_packet, find_frame, read_protocol_level
+from headwater.protocols.mqtt.deliverable import V5, Deliverable, Split
 from headwater.protocols.mqtt.encode import encode_packet
 from headwater.protocols.mqtt.errors import LocalProtocolError, PacketTooLarge, RemoteProtocolError, WouldBlock
 from headwater.protocols.mqtt.events import ConnectionLost, Event, ProtocolFailed, TimedOut
-from headwater.protocols.mqtt.inflight import EXACTLY_ONCE, Inbound, Outbound
+from headwater.protocols.mqtt.inflight import EXACTLY_ONCE, Awaited, Inbound, Outbound
 from headwater.protocols.mqtt.limits import Limits
 from headwater.protocols.mqtt.packet_types import PacketType
 from headwater.protocols.mqtt.packets import (
     CLASS_OF,
+    Auth,
     ConnAck,
     Connect,
     Disconnect,
@@ -49,8 +53,8 @@ from headwater.protocols.mqtt.packets import (
 )
 from headwater.protocols.mqtt.properties import EMPTY, Properties
 from headwater.protocols.mqtt.reasons import ALLOWED, Reason, v3_return_code
-from headwater.protocols.mqtt.topic_memory import TopicMemory
-from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, protocol_error
+from headwater.protocols.mqtt.topic_memory import SentAliases, TopicMemory
+from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, encode_variable_integer, protocol_error
 
 __all__ = ["STEPS", "Limits", "Phase", "ServerSession"]
 
@@ -62,11 +66,22 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+class Turn(Enum):
+    """Who has to speak next in an authentication exchange (section 4.12)."""
+
+    NOBODY = "nobody"
+    OURS = "ours"
+    THEIRS = "theirs"
+
+
 # Every legal step is a row; a packet without a row is a protocol error.
 STEPS: Final[Mapping[Phase, Mapping[type, Phase]]] = {
     Phase.AWAIT_CONNECT: {Connect: Phase.AWAIT_ACCEPT},  # first packet [MQTT-3.1.0-1]
-    Phase.AWAIT_ACCEPT: {},  # nothing is read
-    Phase.CONNECTED: {  # no second CONNECT [MQTT-3.1.0-2]; no AUTH without a method [MQTT-4.12.0-7]
+    Phase.AWAIT_ACCEPT: {  # [MQTT-3.1.2-30]; read only of a client that gave an authentication method
+        Auth: Phase.AWAIT_ACCEPT,
+        Disconnect: Phase.CLOSED,
+    },
+    Phase.CONNECTED: {  # no second CONNECT [MQTT-3.1.0-2]
         Publish: Phase.CONNECTED,
         PubAck: Phase.CONNECTED,
         PubRec: Phase.CONNECTED,
@@ -75,11 +90,18 @@ STEPS: Final[Mapping[Phase, Mapping[type, Phase]]] = {
         Subscribe: Phase.CONNECTED,
         Unsubscribe: Phase.CONNECTED,
         PingReq: Phase.CONNECTED,
+        Auth: Phase.CONNECTED,
         Disconnect: Phase.CLOSED,
     },
     Phase.CLOSED: {},
 }
 
+_AUTH_DUE: Final[Mapping[Turn, int | None]] = {
+    Turn.NOBODY: Reason.REAUTHENTICATE,
+    Turn.OURS: None,
+    Turn.THEIRS: Reason.CONTINUE_AUTHENTICATION,
+}
+_CONNECTED: Final = Phase.CONNECTED
 _READING: Final = (Phase.AWAIT_CONNECT, Phase.CONNECTED)
 _PUBACK: Final = 0x40020000
 _TOPIC_UNKNOWN_BYTES: Final = 1 << 31  # longer than any packet: sends the first publish of a session down the careful path
@@ -91,19 +113,26 @@ class ServerSession:
     """See the module. `opened_at` starts the CONNECT deadline; without it the first `tick` or `receive` does."""
 
     __slots__ = (
+        "_form",
+        "_in_flight_max",
         "_inbound",
         "_limits",
         "_out",
         "_outbound",
         "_problem_information",
+        "_response_information",
         "_rest",
         "_seen_at",
+        "_sent_aliases",
         "_topics",
+        "_turn",
         "_wanted",
+        "authentication_method",
         "clean_start",
         "client_id",
         "client_packet_bytes_max",
         "client_receive_maximum",
+        "is_durable",
         "keep_alive_s",
         "phase",
         "protocol_level",
@@ -124,7 +153,15 @@ class ServerSession:
         self.client_receive_maximum = 0xFFFF
         self.will: Will | None = None
         """What to publish once the connection has ended; None after a normal DISCONNECT. [MQTT-3.1.2-8], [MQTT-3.1.2-10]"""
+        self.authentication_method: str | None = None
+        self.is_durable = False
+        """Set by the owner, before `accept`, of a session that outlives its connection: see the module's third invariant."""
+        self._turn = Turn.NOBODY
+        self._form = 0x30
+        self._in_flight_max = limits.send_maximum
+        self._sent_aliases: SentAliases | None = None
         self._problem_information = True
+        self._response_information = False
         self._seen_at = opened_at
         self._rest: bytearray | None = None
         self._wanted = 0
@@ -146,7 +183,7 @@ class ServerSession:
             rest += data
             if len(rest) < self._wanted:
                 return []
-            if self.phase is Phase.AWAIT_ACCEPT:
+            if self.phase is Phase.AWAIT_ACCEPT and self.authentication_method is None:
                 return [self._fail(RemoteProtocolError(Reason.QUOTA_EXCEEDED, "too much sent before the CONNACK"))]
             data = bytes(rest)
             self._rest = None
@@ -165,7 +202,7 @@ class ServerSession:
         size = len(data)
         at = 0
         try:
-            while at < size and self.phase in _READING:
+            while at < size and (self.phase in _READING or self._is_authenticating):
                 if self.phase is Phase.CONNECTED:
                     at = self._read_publishes(data, at, emit)
                     if at == size:
@@ -184,6 +221,10 @@ class ServerSession:
         if at < size and self.phase is not Phase.CLOSED:
             self._keep(data, at)
         return events
+
+    @property
+    def _is_authenticating(self) -> bool:
+        return self.phase is Phase.AWAIT_ACCEPT and self.authentication_method is not None
 
     def _read_publishes(self, data: bytes, at: int, emit: Callable[[Event], None]) -> int:
         """Publishes at QoS 0 or 1 without DUP, RETAIN and properties, to a topic seen before, parsed in place.
@@ -269,7 +310,7 @@ class ServerSession:
             self._wanted = len(data) - at + 1
             return None
         limits = self._limits
-        bytes_max = limits.connect_bytes_max if self.phase is Phase.AWAIT_CONNECT else limits.packet_bytes_max
+        bytes_max = limits.packet_bytes_max if self.phase is Phase.CONNECTED else limits.connect_bytes_max
         if frame.stop - at > bytes_max:  # section 3.2.2.3.6
             raise RemoteProtocolError(
                 Reason.PACKET_TOO_LARGE, f"a packet of {frame.stop - at} bytes, {bytes_max} are allowed"
@@ -290,17 +331,14 @@ class ServerSession:
         return event
 
     def _keep(self, data: bytes, at: int) -> None:
-        if self.phase is Phase.AWAIT_ACCEPT:
+        if self.phase is Phase.AWAIT_ACCEPT and self.authentication_method is None:
             self._wanted = self._limits.packet_bytes_max + 1
         self._rest = bytearray(data[at:]) if at else bytearray(data)
 
     # -- packets -------------------------------------------------------------------------------------------------------
 
     def _on_connect(self, connect: Connect) -> Connect:
-        properties = connect.properties
         _check_client_id(connect)
-        if properties.authentication_method is not None:  # [MQTT-4.12.0-1]
-            raise RemoteProtocolError(Reason.BAD_AUTHENTICATION_METHOD, "extended authentication is not supported")
         if connect.will is not None:
             self._check_will(connect.will, connect.protocol_level)
         self.client_id = connect.client_id
@@ -308,13 +346,25 @@ class ServerSession:
         self.keep_alive_s = connect.keep_alive_s
         self.will = connect.will
         if connect.protocol_level == 5:
-            self.session_expiry_s = properties.session_expiry_s or 0
-            self.client_packet_bytes_max = properties.packet_bytes_max or VARIABLE_INTEGER_MAX
-            self.client_receive_maximum = properties.receive_maximum or 0xFFFF
-            self._problem_information = properties.request_problem_information != 0
+            self._read_properties(connect.properties)
         else:
             self.session_expiry_s = 0 if connect.clean_start else _SESSION_NEVER_EXPIRES
         return connect
+
+    def _read_properties(self, properties: Properties) -> None:
+        limits = self._limits
+        self.session_expiry_s = properties.session_expiry_s or 0
+        self.client_packet_bytes_max = properties.packet_bytes_max or VARIABLE_INTEGER_MAX
+        self.client_receive_maximum = properties.receive_maximum or 0xFFFF
+        self._in_flight_max = min(self.client_receive_maximum, limits.send_maximum)
+        aliases_max = min(properties.topic_alias_maximum or 0, limits.topic_aliases_sent_max)  # [MQTT-3.1.2-27]
+        self._sent_aliases = SentAliases(aliases_max) if aliases_max else None
+        self._form = V5 | 0x30
+        self._problem_information = properties.request_problem_information != 0
+        self._response_information = properties.request_response_information == 1
+        self.authentication_method = properties.authentication_method
+        if self.authentication_method is not None:
+            self._turn = Turn.OURS
 
     def _check_will(self, will: Will, level: int) -> None:
         limits = self._limits
@@ -380,13 +430,17 @@ class ServerSession:
     def _on_pubrec(self, pubrec: PubRec) -> PubRec | None:
         """Answered with PUBREL [MQTT-4.3.3-4] unless it is an error, which frees the packet id [MQTT-4.4.0-2]."""
         packet_id = pubrec.packet_id
+        if self._is_awaited(packet_id, PubRel):
+            return None  # the owner is storing the first one: its `release` answers both
         if not self._is_awaited(packet_id, PubRec):
-            is_repeated = self._outbound is not None and packet_id in self._outbound
+            is_repeated = self._is_awaited(packet_id, PubComp)
             reason = Reason.SUCCESS if is_repeated else Reason.PACKET_IDENTIFIER_NOT_FOUND
             self._queue(PubRel(packet_id, reason))
             return None
         if pubrec.reason >= 0x80:
             self._free(packet_id)
+        elif self.is_durable:
+            self._await(packet_id, PubRel)
         else:
             self.release(packet_id)
         return pubrec
@@ -397,21 +451,31 @@ class ServerSession:
         self._free(pubcomp.packet_id)
         return pubcomp
 
-    def _is_awaited(self, packet_id: int, answer: type[PubAck | PubRec | PubComp]) -> bool:
-        return self._outbound is not None and self._outbound.awaits(packet_id) is answer
+    def _is_awaited(self, packet_id: int, answer: Awaited) -> bool:
+        return self._outbound is not None and self._outbound.awaited.get(packet_id) is answer
+
+    def _await(self, packet_id: int, answer: Awaited) -> None:
+        outbound = self._outbound = self._outbound or Outbound()
+        outbound.awaited[packet_id] = answer
 
     def _free(self, packet_id: int) -> None:
         if self._outbound is not None:
-            self._outbound.free(packet_id)
+            del self._outbound.awaited[packet_id]
 
     def _on_pubrel(self, pubrel: PubRel) -> PubRel | None:
         """Answered with PUBCOMP [MQTT-4.3.3-11]. The event says that the packet id need not be kept any longer."""
         packet_id = pubrel.packet_id
-        if self._inbound.is_waiting(packet_id | EXACTLY_ONCE):
+        inbound = self._inbound
+        if inbound.is_waiting(packet_id | EXACTLY_ONCE):
             raise protocol_error(f"PUBREL before the PUBREC for {packet_id}")
-        is_known = self._inbound.release(packet_id)
-        self._queue(PubComp(packet_id, Reason.SUCCESS if is_known else Reason.PACKET_IDENTIFIER_NOT_FOUND))
-        return pubrel if is_known else None
+        if inbound.received is None or packet_id not in inbound.received:
+            self._queue(PubComp(packet_id, Reason.PACKET_IDENTIFIER_NOT_FOUND))
+            return None
+        if self.is_durable:
+            return pubrel if inbound.release(packet_id) else None
+        inbound.complete(packet_id)
+        self._queue(PubComp(packet_id))
+        return pubrel
 
     def _on_subscribe(self, subscribe: Subscribe) -> Subscribe:
         limits = self._limits
@@ -441,6 +505,9 @@ class ServerSession:
         self._queue(PingResp())  # [MQTT-3.12.4-1]
 
     def _on_disconnect(self, disconnect: Disconnect) -> Disconnect:
+        if self.phase is Phase.AWAIT_ACCEPT:
+            self._end_without_will()
+            return disconnect
         expiry_s = disconnect.properties.session_expiry_s
         if expiry_s is not None:
             if expiry_s and not self.session_expiry_s:  # section 3.14.2.2.2
@@ -450,6 +517,18 @@ class ServerSession:
             self.will = None  # [MQTT-3.14.4-3]
         self._close()
         return disconnect
+
+    def _on_auth(self, auth: Auth) -> Auth:
+        """An answer to our `challenge`, or the begin of a re-authentication. Anything else is not the client's to say."""
+        method = self.authentication_method
+        if method is None:  # [MQTT-4.12.0-7]
+            raise protocol_error("AUTH without an authentication method in CONNECT")
+        if auth.properties.authentication_method != method:  # [MQTT-4.12.0-5], [MQTT-4.12.1-1], section 3.15.2.2.2
+            raise protocol_error("AUTH with another authentication method than CONNECT")
+        if auth.reason != _AUTH_DUE[self._turn]:  # [MQTT-4.12.0-3]
+            raise protocol_error(f"AUTH 0x{auth.reason:02X} is not due")
+        self._turn = Turn.OURS
+        return auth
 
     # -- the owner's commands ------------------------------------------------------------------------------------------
 
@@ -462,13 +541,17 @@ class ServerSession:
         session_expiry_s: int | None = None,
         reason_string: str | None = None,
         user_properties: tuple[tuple[str, str], ...] = (),
+        response_information: str | None = None,
+        authentication_data: bytes | None = None,
         received: Iterable[int] = (),
     ) -> list[Event]:
         """CONNACK 0x00 [MQTT-3.1.4-5], and the events of what came behind the CONNECT.
 
-        assigned_client_id  needed when the client gave none [MQTT-3.1.3-6]; version 5 tells it to the client [MQTT-3.1.3-7]
-        session_expiry_s    when it differs from what the client asked for
-        received            the resumed session's QoS 2 packet ids between PUBLISH and PUBREL
+        assigned_client_id    needed when the client gave none [MQTT-3.1.3-6]; version 5 tells it the client [MQTT-3.1.3-7]
+        session_expiry_s      when it differs from what the client asked for
+        response_information  told only to a client that asked for it [MQTT-3.1.2-28]
+        authentication_data   the last word of an exchange; the method is told with it [MQTT-4.12.0-4], [MQTT-4.12.0-6]
+        received              the resumed session's QoS 2 packet ids between PUBLISH and PUBREL
         """
         if self.phase is not Phase.AWAIT_ACCEPT:
             raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"accept in phase {self.phase.value!r}")
@@ -490,8 +573,12 @@ class ServerSession:
                 server_keep_alive_s=self._cap_keep_alive(),
                 reason_string=reason_string,
                 user_properties=user_properties,
+                response_information=response_information if self._response_information else None,
+                authentication_method=self.authentication_method,
+                authentication_data=authentication_data if self.authentication_method is not None else None,
             )
         self._inbound.restore(received)
+        self._turn = Turn.NOBODY
         self.phase = Phase.CONNECTED
         self._seen_at = now
         self._queue(ConnAck(session_present, Reason.SUCCESS, properties))
@@ -504,7 +591,9 @@ class ServerSession:
     def _cap_keep_alive(self) -> int | None:
         """The Server Keep Alive to announce, if the client's is not short enough. [MQTT-3.1.2-21]"""
         cap = self._limits.keep_alive_s_max
-        if 0 < self.keep_alive_s <= cap:
+        if self._limits.server_keep_alive_s is not None:
+            cap = self._limits.server_keep_alive_s
+        elif 0 < self.keep_alive_s <= cap:
             return None
         self.keep_alive_s = cap
         return cap
@@ -525,6 +614,34 @@ class ServerSession:
             self._queue(ConnAck(False, reason, properties))
         elif (code := v3_return_code(reason)) is not None:
             self._queue(ConnAck(False, code))
+
+    def challenge(self, data: bytes | None, reason_string: str | None = None) -> None:
+        """AUTH 0x18: the client's next word is an Auth event. [MQTT-4.12.0-2]; without effect once the connection has ended.
+
+        Raises   PacketTooLarge, or another LocalProtocolError where it is not our turn
+        """
+        if self.phase is not Phase.CLOSED:
+            self._say_auth(Reason.CONTINUE_AUTHENTICATION, data, reason_string)
+            self._turn = Turn.THEIRS
+
+    def reauthenticated(self, data: bytes | None = None, reason_string: str | None = None) -> None:
+        """AUTH 0x00: the exchange that the client began with AUTH 0x19 ends well (section 4.12.1); else `disconnect`."""
+        if self.phase is Phase.CLOSED:
+            return
+        if self.phase is not Phase.CONNECTED:
+            raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"reauthenticated in phase {self.phase.value!r}")
+        self._say_auth(Reason.SUCCESS, data, reason_string)
+        self._turn = Turn.NOBODY
+
+    def _say_auth(self, reason: int, data: bytes | None, reason_string: str | None) -> None:
+        if self._turn is not Turn.OURS:
+            raise LocalProtocolError(Reason.PROTOCOL_ERROR, "no AUTH of ours is due")
+        properties = Properties(
+            authentication_method=self.authentication_method, authentication_data=data, reason_string=reason_string
+        )
+        encoded = self._encode(Auth(reason, properties))
+        self._check_size(len(encoded))
+        self._out.append(encoded)
 
     def acknowledge_many(self, packet_ids: list[int]) -> None:
         """Settles publishes with reason 0x00. Fastest for the oldest ones, QoS 1, in their order: so batches come back."""
@@ -564,53 +681,96 @@ class ServerSession:
         else:
             raise LocalProtocolError(Reason.PACKET_IDENTIFIER_NOT_FOUND, f"{packet_id} does not wait for a receipt")
 
-    def publish(
+    def deliver(
         self,
-        topic: str,
-        payload: bytes,
-        qos: int = 0,
+        message: Deliverable,
+        qos: int,
         *,
         retain: bool = False,
-        properties: Properties | None = None,
+        identifiers: tuple[int, ...] = (),
         packet_id: int | None = None,
         dup: bool = False,
-    ) -> int | None:
+    ) -> int:
         """Queues a message for the client. Returns the packet id, which a PubAck, a PubComp or a failed PubRec event frees.
 
-        Returns         None at QoS 0
+        Returns         0 at QoS 0
+        identifiers     of the subscriptions that it answers [MQTT-3.3.4-3]; version 3 has none
         packet_id, dup  of an earlier connection, for what a resumed session sends again [MQTT-4.4.0-1]
         Raises          WouldBlock, PacketTooLarge, or another LocalProtocolError; nothing is queued then
         """
-        if self.phase is not Phase.CONNECTED:
-            raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"publish in phase {self.phase.value!r}")
+        if self.phase is not _CONNECTED:
+            raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"deliver in phase {self.phase.value!r}")
+        form = self._form | retain
+        own = None
+        if qos == 0:
+            if dup:
+                raise LocalProtocolError(Reason.PROTOCOL_ERROR, "DUP at QoS 0")  # [MQTT-3.3.1-2]
+            if identifiers or self._sent_aliases is not None:
+                own = self._make_own(message, form, identifiers)
+            packet = own.joined if own is not None else message.whole.get(form)
+            if packet is None:
+                packet = message.make_whole(form)
+            if len(packet) > self.client_packet_bytes_max:
+                self._check_size(len(packet))
+            self._out.append(packet)
+            return 0
         if qos > self._limits.maximum_qos:
             raise LocalProtocolError(Reason.QOS_NOT_SUPPORTED, f"the maximum QoS is {self._limits.maximum_qos}")
-        if qos == 0:
-            self._queue_message(Publish(topic, payload, 0, retain, False, 0, properties))
-            return None
-        if self.send_window <= 0:
+        outbound = self._outbound
+        if outbound is None:
+            outbound = self._outbound = Outbound()
+        awaited = outbound.awaited
+        if len(awaited) >= self._in_flight_max:
             raise WouldBlock(Reason.RECEIVE_MAXIMUM_EXCEEDED, "the client's receive maximum is used up")
-        outbound = self._outbound = self._outbound or Outbound()
-        chosen = outbound.free_packet_id() if packet_id is None else packet_id
-        if chosen in outbound:
-            raise LocalProtocolError(Reason.PACKET_IDENTIFIER_IN_USE, f"{chosen} is in flight")  # [MQTT-2.2.1-4]
-        self._queue_message(Publish(topic, payload, qos, retain, dup, chosen, properties))
-        outbound.await_next(chosen, PubAck if qos == 1 else PubRec)
-        return chosen
+        if packet_id is None:
+            packet_id = outbound.free_packet_id()
+        elif packet_id in awaited or not 0 < packet_id <= 0xFFFF:  # [MQTT-2.2.1-3], [MQTT-2.2.1-4]
+            raise LocalProtocolError(Reason.PACKET_IDENTIFIER_IN_USE, f"{packet_id} is in flight, or none")
+        form |= qos << 1 | dup << 3
+        if identifiers or self._sent_aliases is not None:
+            own = self._make_own(message, form, identifiers)
+        head, tail, size = own or message.split.get(form) or message.make_split(form)
+        if size > self.client_packet_bytes_max:
+            self._check_size(size)
+        awaited[packet_id] = PubAck if qos == 1 else PubRec
+        self._out += (head, packet_id.to_bytes(2, "big"), tail)
+        return packet_id
+
+    def _make_own(self, message: Deliverable, form: int, identifiers: tuple[int, ...]) -> Split | None:
+        """With this client's subscription identifiers, and its alias for the topic. None = it has neither."""
+        own = b""
+        if form & V5:
+            own = b"".join(b"\x0b" + encode_variable_integer(identifier) for identifier in identifiers)
+        aliases = self._sent_aliases
+        alias = aliases.find(message.topic) if aliases is not None else None
+        if alias is not None:
+            return message.make_own(form, own + _alias(alias), with_topic=False)
+        if aliases is not None and (alias := aliases.offer(message.topic)) is not None:
+            introduced = message.make_own(form, own + _alias(alias), with_topic=True)
+            if introduced.size <= self.client_packet_bytes_max:
+                aliases.remember(message.topic)
+                return introduced
+        return message.make_own(form, own, with_topic=True) if own else None
+
+    def _check_size(self, size: int) -> None:
+        if size > self.client_packet_bytes_max:  # [MQTT-3.1.2-24]
+            raise PacketTooLarge(Reason.PACKET_TOO_LARGE, f"{size} bytes, {self.client_packet_bytes_max} are allowed")
 
     def release(self, packet_id: int) -> None:
-        """PUBREL. The session sends it for every PUBREC itself; the owner, for what a resumed session had got so far."""
-        outbound = self._outbound = self._outbound or Outbound()
-        outbound.await_next(packet_id, PubComp)
-        self._queue(PubRel(packet_id))
+        """PUBREL. A session that is not durable sends it for every PUBREC itself; the owner of a durable one, once that
+        PubRec is stored, and for what a resumed session had got so far. Without effect once the connection has ended."""
+        if self.phase is Phase.CONNECTED:
+            self._await(packet_id, PubComp)
+            self._queue(PubRel(packet_id))
 
-    def _queue_message(self, publish: Publish) -> None:
-        encoded = encode_packet(publish, self.protocol_level)
-        if len(encoded) > self.client_packet_bytes_max:  # [MQTT-3.1.2-24]
-            raise PacketTooLarge(
-                Reason.PACKET_TOO_LARGE, f"{len(encoded)} bytes, {self.client_packet_bytes_max} are allowed"
-            )
-        self._out.append(encoded)
+    def complete(self, packet_id: int) -> None:
+        """PUBCOMP for a PubRel event of a durable session. Without effect once the connection has ended."""
+        if self.phase is not Phase.CONNECTED:
+            return
+        if not self._inbound.is_released(packet_id):
+            raise LocalProtocolError(Reason.PACKET_IDENTIFIER_NOT_FOUND, f"{packet_id} does not wait for a PUBCOMP")
+        self._inbound.complete(packet_id)
+        self._queue(PubComp(packet_id))
 
     def suback(self, packet_id: int, codes: Sequence[int], reason_string: str | None = None) -> None:
         """One code for each topic filter, in their order. [MQTT-3.8.4-1], [MQTT-3.8.4-6], [MQTT-3.9.3-1]"""
@@ -646,6 +806,8 @@ class ServerSession:
             return float("-inf") if self._seen_at is None else self._seen_at + self._limits.connect_deadline_s
         if self.phase is Phase.CONNECTED and self.keep_alive_s and self._seen_at is not None:
             return self._seen_at + 1.5 * self.keep_alive_s  # [MQTT-3.1.2-22]
+        if self.phase is Phase.AWAIT_ACCEPT and self._turn is Turn.THEIRS and self._seen_at is not None:
+            return self._seen_at + self._limits.connect_deadline_s
         return None
 
     def tick(self, now: float) -> list[Event]:
@@ -657,6 +819,9 @@ class ServerSession:
         if self.phase is Phase.AWAIT_CONNECT:
             self._end_without_will()
             return [TimedOut(Reason.KEEP_ALIVE_TIMEOUT, "no CONNECT in time")]
+        if self.phase is Phase.AWAIT_ACCEPT:
+            self.refuse(Reason.NOT_AUTHORIZED, "no AUTH in time")
+            return [TimedOut(Reason.KEEP_ALIVE_TIMEOUT, "no AUTH in time")]
         event = TimedOut(Reason.KEEP_ALIVE_TIMEOUT, f"no packet for one and a half times {self.keep_alive_s} s")
         self.disconnect(event.reason, event.detail)
         return [event]
@@ -671,8 +836,7 @@ class ServerSession:
     @property
     def send_window(self) -> int:
         """How many more QoS 1 publishes may be sent before the client acknowledges one. [MQTT-3.3.4-9]"""
-        in_flight = len(self._outbound) if self._outbound else 0
-        return min(self.client_receive_maximum, self._limits.send_maximum) - in_flight
+        return self._in_flight_max - (len(self._outbound) if self._outbound is not None else 0)
 
     def take_outgoing(self) -> bytes:
         """What has been queued since the last call."""
@@ -721,6 +885,7 @@ class ServerSession:
         self._rest = None
         self._inbound = Inbound()
         self._outbound = None
+        self._sent_aliases = None
         self._topics = TopicMemory()
 
 
@@ -729,6 +894,10 @@ def _check_client_id(connect: Connect) -> None:
         return
     if connect.protocol_level == 3 or not connect.clean_start:  # [MQTT-3.1.3-8] of 3.1.1
         raise RemoteProtocolError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "the client identifier is empty")
+
+
+def _alias(alias: int) -> bytes:
+    return b"\x23" + alias.to_bytes(2, "big")
 
 
 def _explanation(reason_string: str | None, server_reference: str | None = None) -> Properties:
@@ -748,4 +917,5 @@ _HANDLERS: Final[Mapping[type, Callable[[ServerSession, Any], Event | None]]] = 
     Unsubscribe: ServerSession._on_unsubscribe,
     PingReq: ServerSession._on_pingreq,
     Disconnect: ServerSession._on_disconnect,
+    Auth: ServerSession._on_auth,
 }

@@ -1,10 +1,13 @@
-"""What one session remembers of a client's topic names: aliases, and valid names to save judging them again."""
+"""What one session remembers of topic names: the aliases of both sides, and valid names to save judging them again."""
 
 from __future__ import annotations
 
 from headwater.protocols.mqtt.errors import RemoteProtocolError
 from headwater.protocols.mqtt.reasons import Reason
 from headwater.protocols.mqtt.wire import protocol_error
+
+_ALIAS_BYTES = 3
+"""What an alias takes on the wire: a shorter topic is sent as it is, so no packet grows by an alias that is known."""
 
 
 class TopicMemory:
@@ -45,3 +48,26 @@ class TopicMemory:
         if known is None:
             raise protocol_error(f"topic alias {alias} has no topic yet")  # section 3.3.2.3.4
         return known
+
+
+class SentAliases:
+    """The aliases that we use towards one client: first come, first served, and kept (section 3.3.2.3.4)."""
+
+    __slots__ = ("_aliases", "_aliases_max")
+
+    def __init__(self, aliases_max: int) -> None:
+        self._aliases: dict[str, int] = {}
+        self._aliases_max = aliases_max
+
+    def find(self, topic: str) -> int | None:
+        """The alias that the client knows."""
+        return self._aliases.get(topic)
+
+    def offer(self, topic: str) -> int | None:
+        """For a topic that has none; `remember` it once the packet that introduces it is certain to go. [MQTT-3.1.2-26]"""
+        if len(self._aliases) == self._aliases_max or len(topic) < _ALIAS_BYTES:
+            return None
+        return len(self._aliases) + 1
+
+    def remember(self, topic: str) -> None:
+        self._aliases[topic] = len(self._aliases) + 1

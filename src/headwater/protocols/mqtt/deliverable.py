@@ -1,0 +1,93 @@
+"""One message on its way to many clients: what is the same for all of them is encoded once.
+
+A client's version, the QoS and the flags are a *form* of the message: the first byte of the PUBLISH, and V5. A QoS 0 form is
+a whole packet, one bytes object in every client's queue; a QoS 1 or 2 form is a head and a tail with room for the client's
+packet identifier between them. Forms are made when the first client needs them and die with the message.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from headwater.protocols.mqtt.errors import LocalProtocolError
+from headwater.protocols.mqtt.packet_types import PacketType
+from headwater.protocols.mqtt.properties import Properties, encode_properties
+from headwater.protocols.mqtt.reasons import Reason
+from headwater.protocols.mqtt.topics import topic_name_problem
+from headwater.protocols.mqtt.wire import encode_text, encode_variable_integer
+
+V5: Final = 0x100
+"""Beyond the first byte. Clients of MQTT 3 get no properties."""
+
+
+class Split(NamedTuple):
+    head: bytes
+    tail: bytes
+    size: int
+    """Of the whole packet, with its packet identifier."""
+
+    @property
+    def joined(self) -> bytes:
+        """A QoS 0 packet."""
+        return self.head + self.tail
+
+
+class Deliverable:
+    """Topic, payload and properties; the properties are those of the message, so neither alias nor subscription identifier.
+
+    whole  form -> QoS 0 packet
+    split  form -> head and tail of a QoS 1 or 2 packet
+    Both are read by the session itself, which asks `make_whole` and `make_split` for what is missing.
+    """
+
+    __slots__ = ("_block", "payload", "properties", "split", "topic", "whole")
+
+    def __init__(self, topic: str, payload: bytes, properties: Properties | None = None) -> None:
+        self.topic = topic
+        self.payload = payload
+        self.properties = properties
+        self.whole: dict[int, bytes] = {}
+        self.split: dict[int, Split] = {}
+        self._block: bytes | None = None
+
+    def make_whole(self, form: int) -> bytes:
+        packet = self.whole[form] = self._encode(form, b"", 0, with_topic=True).joined
+        return packet
+
+    def make_split(self, form: int) -> Split:
+        made = self.split[form] = self._encode(form, b"", 2, with_topic=True)
+        return made
+
+    def make_own(self, form: int, own: bytes, *, with_topic: bool) -> Split:
+        """The form as one client alone gets it: with properties of its own, or with an alias in place of the topic."""
+        return self._encode(form, own, 2 if form & 0x06 else 0, with_topic=with_topic)
+
+    def _encode(self, form: int, own: bytes, packet_id_bytes: int, *, with_topic: bool) -> Split:
+        topic = b"\0\0"
+        if with_topic:
+            problem = topic_name_problem(self.topic)
+            if problem:
+                raise LocalProtocolError(Reason.TOPIC_NAME_INVALID, problem)
+            topic = encode_text(self.topic)
+        tail = self.payload
+        if form & V5:
+            block = self._properties()
+            tail = b"".join((encode_variable_integer(len(block) + len(own)), block, own, tail))
+        length = len(topic) + packet_id_bytes + len(tail)
+        head = b"".join((bytes((form & 0xFF,)), encode_variable_integer(length), topic))
+        return Split(head, tail, len(head) + packet_id_bytes + len(tail))
+
+    def _properties(self) -> bytes:
+        """Without the length in front."""
+        block = self._block
+        if block is None:
+            properties = self.properties
+            if properties is not None and (properties.topic_alias is not None or properties.subscription_identifiers):
+                raise LocalProtocolError(Reason.PROTOCOL_ERROR, "an alias or subscription identifier for many clients")
+            encoded = encode_properties(properties, PacketType.PUBLISH)
+            block = self._block = encoded[_variable_integer_bytes(encoded) :]
+        return block
+
+
+def _variable_integer_bytes(encoded: bytes) -> int:
+    return next(at for at, byte in enumerate(encoded) if byte < 128) + 1
