@@ -15,16 +15,20 @@ from headwater.testing.bench import mosquitto
 SPREAD = {"median", "low", "high", "samples"}
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def run(scenarios: str, seconds: str, directory: Path) -> Any:
     """The JSON of a run; the text of it under `text`."""
-    file = tmp_path_factory.mktemp("bench") / "report.json"
-    options = ("--quick", "--scenario", "publish,end-to-end", "--seconds", "1", "--json", str(file))
+    file = directory / "report.json"
+    options = ("--quick", "--scenario", scenarios, "--seconds", seconds, "--json", str(file))
     done = subprocess.run(
         [sys.executable, "-m", "headwater.testing.bench", *options], capture_output=True, text=True, check=False, timeout=110
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(file.read_text()) | {"text": done.stdout}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run("publish,end-to-end", "1", tmp_path_factory.mktemp("bench"))
 
 
 def scenario(report: Any, name: str) -> Any:
@@ -83,6 +87,27 @@ def test_every_acknowledged_message_is_stored_once(report):
     ):  # fmt: skip
         assert (judged[what]["value"], judged[what]["met"]) == (0, True)
     assert judged["sustained, of Mosquitto's bare rate"]["met"] is None  # a quick run judges no speed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "qualities"), [("fan-in", [0, 1]), ("fan-out", [0, 1]), ("pairs", [0, 1])])
+def test_every_delivery_arrives_and_has_its_ratio(shape, qualities, tmp_path):
+    outcome = scenario(run(shape, "0.5", tmp_path), shape)
+    with_mosquitto = mosquitto.find() is not None
+    sides = ["1 gateway", "Mosquitto"] if with_mosquitto else ["1 gateway"]
+    assert [row["what"].split(", ")[1:] for row in outcome["rows"]] == [
+        [f"QoS {qos}", side] for qos in qualities for side in sides
+    ]
+    for row in outcome["rows"]:
+        assert row["lost"] == 0
+        assert row["per_s"]["median"] > 0
+        assert 0 < row["latency_ms"]["p50"] <= row["latency_ms"]["p99"]
+    judged = bars(outcome)
+    assert judged["messages that were not delivered"]["met"] is True
+    assert [ratio["qos"] for ratio in outcome["figures"]["ratios"]] == qualities
+    for ratio in outcome["figures"]["ratios"]:
+        assert (ratio["ratio"] is not None) is with_mosquitto
+    assert ("mosquitto" in {process["name"] for process in outcome["processes"]}) is with_mosquitto
 
 
 def test_a_scenario_that_is_not_there_is_refused():

@@ -15,7 +15,7 @@ import pytest
 
 from headwater.protocols.mqtt import Connect, PacketReader, Publish
 from headwater.testing import load
-from headwater.testing.load import Load
+from headwater.testing.load import Load, publish
 
 Answer = Callable[[int, list[Publish]], bytes | None]
 """(number of the connection, publishes that came together) -> what to send; None = end the connection"""
@@ -112,7 +112,7 @@ def test_a_wrong_answer_loses_the_connection(wrong: Callable[[list[Publish]], by
 
 
 def test_acknowledgements_may_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "GRACE_S", 0.2)
+    monkeypatch.setattr(publish, "GRACE_S", 0.2)
     got: list[Publish] = []
     rest: list[bytes] = [b""]
 

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 import headwater
-from headwater.testing.bench import end_to_end, idle, live, machine, options, publish, queries, report
+from headwater.testing.bench import deliveries, end_to_end, idle, live, machine, options, publish, queries, report
 from headwater.testing.bench.context import Bench, BenchFailed
 from headwater.testing.bench.report import Outcome, Report
 
@@ -30,6 +30,9 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[Outcome]]] = {
     "live": live.measure,
     "queries": queries.measure,
     "idle": idle.measure,
+    "fan-in": deliveries.measure_fan_in,
+    "fan-out": deliveries.measure_fan_out,
+    "pairs": deliveries.measure_pairs,
 }
 
 

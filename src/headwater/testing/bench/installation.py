@@ -47,6 +47,8 @@ METRICS = [
 ]
 """What the load generator sends, declared, so that each value is checked against its type and bounds."""
 
+EVERY_TOPIC = {"publish": ["#"], "subscribe": ["#"]}
+
 
 class Ready(fleet_provision.Ready):
     tenant_id: str
@@ -168,11 +170,12 @@ class Installation:
         async with aiohttp.ClientSession(f"{self.ready.http_url}/api/v1/", headers=headers, timeout=timeout) as session:
             yield session
 
-    async def devices(self, count: int) -> Path:
-        """A file of their credentials, one a line. To be called once."""
+    async def devices(self, count: int, *, ordinary: bool = False) -> Path:
+        """A file of their credentials, one a line. To be called once. ordinary: they may use every ordinary topic."""
         self._bench.say(f"registering {count:,} devices")
+        definition: dict[str, Any] = {"metrics": METRICS} | (EVERY_TOPIC if ordinary else {})
         async with self.api() as api:
-            await answer(api, "POST", "profiles", {"name": PROFILE, "definition": {"metrics": METRICS}})
+            await answer(api, "POST", "profiles", {"name": PROFILE, "definition": definition})
         table, credentials = self._directory / "devices.csv", self._directory / "credentials"
         table.write_text("external_id\n" + "".join(f"bench-{number}\n" for number in range(count)))
         await self.command(

@@ -23,8 +23,10 @@ allow_anonymous true
 persistence false
 log_dest none
 set_tcp_nodelay true
+max_queued_messages 0
 """
-"""Without the delay of small packets: a broker is compared at its best."""
+"""A broker is compared at its best: without the delay of small packets, and without throwing away what waits for a
+subscriber, which otherwise it does with 800 messages under way (2.0.11)."""
 
 
 def find() -> str | None:

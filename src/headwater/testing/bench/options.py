@@ -6,8 +6,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-SCENARIOS = ("publish", "end-to-end", "live", "queries", "idle")
-LETTERS = dict(zip("abcde", SCENARIOS, strict=True))
+SCENARIOS = ("publish", "end-to-end", "live", "queries", "idle", "fan-in", "fan-out", "pairs")
+LETTERS = dict(zip("abcdefgh", SCENARIOS, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,20 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """many: publishers of a fan-in, subscribers of a fan-out, pairs; window: messages under way of each publisher."""
+
+    many: int
+    window: int
+    qualities: tuple[int, ...]
+    bar: float
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Defaults are those of a full run.
 
-    publish_s        one round of `publish`, and of Mosquitto in `end-to-end`
+    publish_s        one round of `publish` and of deliveries, and of Mosquitto in `end-to-end`
     search_s         `end-to-end`: as fast as it can, to find a rate that can be held
     rate             of `end-to-end`; None = search it, 0 = as fast as the windows allow
     repetitions      of each query
@@ -52,6 +62,9 @@ class Options:
     repetitions: int = 50
     idle_connections: int = 20_000
     settle_s: float = 5.0
+    fan_in: Delivery = Delivery(100, 8, (0, 1), 1.0)
+    fan_out: Delivery = Delivery(1_000, 20, (0, 1), 0.5)
+    pairs: Delivery = Delivery(100, 10, (0, 1), 0.5)
     directory: Path | None = None
     json: Path | None = None
 
@@ -73,6 +86,9 @@ QUICK = {
     "repetitions": 3,
     "idle_connections": 200,
     "settle_s": 1.0,
+    "fan_in": Delivery(5, 8, (0, 1), 1.0),
+    "fan_out": Delivery(20, 5, (0, 1), 0.5),
+    "pairs": Delivery(5, 10, (0, 1), 0.5),
 }
 
 
@@ -90,8 +106,8 @@ def read(arguments: list[str] | None = None) -> Options:
         help=f"names or letters, separated by commas (default {','.join(SCENARIOS)})",
     )
     add("--quick", action="store_true", help="a short version of everything: does it work? Its figures mean nothing")
-    add("--seconds", type=float, help="how long is measured: each round of publish (default 5), end-to-end (60), live (20)")
-    add("--rounds", type=int, help=f"of publish, alternating with Mosquitto (default {full.rounds})")
+    add("--seconds", type=float, help="how long is measured: each round (default 5), end-to-end (60), live (20)")
+    add("--rounds", type=int, help=f"alternating with Mosquitto (default {full.rounds})")
     add("--gateways", help="gateway processes: publish tries each number (default 1,2), the others take the first (1)")
     add("--workers", type=int, help=f"worker processes (default {full.workers})")
     add("--with-store", action="store_true", help="publish: leave the worker running while it is measured")

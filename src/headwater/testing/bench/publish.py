@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headwater.testing.bench import mosquitto
+from headwater.testing.bench.contest import Duel, Round, Side, gateways_named
 from headwater.testing.bench.context import Bench
 from headwater.testing.bench.generator import publish
 from headwater.testing.bench.installation import installation
 from headwater.testing.bench.options import Shape
 from headwater.testing.bench.processes import Usage
-from headwater.testing.bench.report import Bar, Outcome, Row, at_least, middle, milliseconds, nothing_lost, spread
+from headwater.testing.bench.report import Bar, Outcome, milliseconds, nothing_lost
 from headwater.testing.load import Result
 
 WARM_UP_S = 1.0
@@ -25,50 +26,11 @@ WARM_UP_S = 1.0
 
 
 @dataclass(slots=True)
-class _Side:
-    """The rounds of one contestant under one shape."""
+class _Duel(Duel):
+    """shape and gateways: of `what`"""
 
-    name: str
-    results: list[Result] = field(default_factory=list)
-
-    @property
-    def rates(self) -> list[float]:
-        return [result.acknowledged_per_s for result in self.results]
-
-    @property
-    def lost(self) -> int:
-        return sum(result.sent - result.acknowledged for result in self.results)
-
-    def row(self, shape: Shape) -> Row:
-        generator = sum(r.cpu_s for r in self.results) / max(1e-9, sum(r.seconds for r in self.results))
-        return Row(
-            f"{shape}, {self.name}",
-            per_s=spread(self.rates),
-            latency_ms=middle([milliseconds(result.latency_us) for result in self.results]),
-            lost=self.lost,
-            note=f"generator {generator:.0%} of a core",
-        )
-
-
-@dataclass(slots=True)
-class _Duel:
-    """Both under one shape; without Mosquitto there is nobody to compare with."""
-
-    shape: Shape
-    gateways: int
-    ours: _Side
-    theirs: _Side = field(default_factory=lambda: _Side("Mosquitto"))
-
-    @property
-    def ratio(self) -> float | None:
-        if not self.theirs.results:
-            return None
-        return round(spread(self.ours.rates).median / spread(self.theirs.rates).median, 3)
-
-    @property
-    def ratios(self) -> list[float]:
-        """Round by round"""
-        return [round(a / b, 3) for a, b in zip(self.ours.rates, self.theirs.rates, strict=False)]
+    shape: Shape = field(kw_only=True)
+    gateways: int = field(kw_only=True)
 
 
 async def measure(bench: Bench) -> Outcome:
@@ -79,7 +41,7 @@ async def measure(bench: Bench) -> Outcome:
     for gateways in bench.options.gateways:
         duels += await _with_gateways(bench, gateways, outcome)
     for duel in duels:
-        outcome.rows += [side.row(duel.shape) for side in (duel.ours, duel.theirs) if side.results]
+        outcome.rows += duel.rows
     outcome.figures["ratios"] = [
         {
             "connections": duel.shape.connections, "window": duel.shape.window, "gateways": duel.gateways,
@@ -94,8 +56,8 @@ async def measure(bench: Bench) -> Outcome:
 
 async def _with_gateways(bench: Bench, gateways: int, outcome: Outcome) -> list[_Duel]:
     options = bench.options
-    name = "1 gateway" if gateways == 1 else f"{gateways} gateways"
-    duels = [_Duel(shape, gateways, _Side(name)) for shape in options.shapes]
+    name = gateways_named(gateways)
+    duels = [_Duel(str(shape), Side(name), shape=shape, gateways=gateways) for shape in options.shapes]
     async with AsyncExitStack() as stack:
         up = await stack.enter_async_context(installation(bench, gateways=gateways))
         credentials = await up.devices(max(shape.connections for shape in options.shapes))
@@ -116,17 +78,31 @@ async def _with_gateways(bench: Bench, gateways: int, outcome: Outcome) -> list[
 async def _rounds(bench: Bench, duel: _Duel, port: int, credentials: Path, their_port: int) -> None:
     options, connections, window = bench.options, duel.shape.connections, duel.shape.window
     bench.say(f"publishing, {duel.shape}, {duel.ours.name}: {options.rounds} rounds of {options.publish_s:g} s each")
-    for seconds in (min(WARM_UP_S, options.publish_s), *[options.publish_s] * options.rounds):
-        duel.ours.results.append(await publish(port, connections, window, seconds, credentials=credentials))
-        if their_port:
-            duel.theirs.results.append(await publish(their_port, connections, window, seconds))
-    del duel.ours.results[0], duel.theirs.results[:1]
+
+    async def ours(seconds: float = options.publish_s) -> Round:
+        return _round(await publish(port, connections, window, seconds, credentials=credentials))
+
+    async def theirs(seconds: float = options.publish_s) -> Round:
+        return _round(await publish(their_port, connections, window, seconds))
+
+    warm_up_s = min(WARM_UP_S, options.publish_s)
+    await ours(warm_up_s)
+    if their_port:
+        await theirs(warm_up_s)
+    await duel.fight(options.rounds, ours, theirs if their_port else None)
+
+
+def _round(result: Result) -> Round:
+    return Round(
+        result.acknowledged_per_s,
+        milliseconds(result.latency_us),
+        result.sent - result.acknowledged,
+        result.cpu_s,
+        result.seconds,
+    )
 
 
 def _bar(shape: Shape, duels: list[_Duel], bench: Bench) -> Bar:
     """With as many gateways as serve best."""
     best = max(duels, key=lambda duel: duel.ratio or 0.0)
-    return at_least(
-        f"{shape}, of Mosquitto's rate, {best.ours.name}", best.ratio, shape.bar, judged=not bench.options.quick,
-        aim=shape.aim, unit="x", low=min(best.ratios, default=None), high=max(best.ratios, default=None),
-    )  # fmt: skip
+    return best.bar(shape.bar, judged=not bench.options.quick, aim=shape.aim)

@@ -19,47 +19,32 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
 import select
-import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-MQTT_3_1_1 = 4
-HANDSHAKES_MAX = 64
-"""Connections being opened at once: a start, not a storm. Mosquitto lets 100 wait, and the next one tries again a second
-later."""
-CONNECTS_PER_SOURCE = 20_000
-"""Loopback addresses to spread over, because one address has fewer than 28,000 ports to offer."""
-CONNECT_S = 120.0
+from headwater.testing.load import wire
+from headwater.testing.load.arrivals import FILES_SPARE, Connection, connect_all, has_ended, raise_file_limit, tls_context
+from headwater.testing.load.latency import STEP_S, STEPS, Latencies
+from headwater.testing.load.wire import Credentials, read_credentials
+
 GRACE_S = 10.0
 """For the last acknowledgements; what has none after that counts as not acknowledged."""
-FILES_SPARE = 64
 BODY = b'{"ts":%013d,"values":{"temp":%02d.5,"hum":40.25,"press":1013.2,"batt":3.61,"sent_us":%016d}}'
 """Of one length, whatever the numbers: what stands before it in a packet can be made once."""
 BODY_BYTES = len(BODY % (0, 0, 0))
 TURN_S = 0.01
 """At a rate, what a connection has to send within it goes together: at a thousand messages/s each alone would be a send."""
-LATENCY_STEP_S = 10e-6
-LATENCY_STEPS = 500_000
-"""Latencies are counted, not kept: 4 MB hold those of any number of messages, to 10 us, up to 5 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    client_id: str
-    username: str = ""
-    password: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """rate is in messages a second over all connections, 0 = as fast as the windows allow; topic may hold {username}."""
+    """rate is in messages a second over all connections, 0 = as fast as the windows allow; topic may hold {username};
+    tls is for connections that are held, and send nothing."""
 
     host: str
     port: int
@@ -69,6 +54,7 @@ class Load:
     rate: float = 0.0
     topic: str = "v1/devices/me/telemetry"
     qos: int = 1
+    tls: bool = False
 
 
 @dataclass(slots=True)
@@ -99,19 +85,13 @@ class _Peer:
     unsent      what the socket did not take yet
     """
 
-    socket: socket.socket
+    socket: Connection
     heads: list[bytes]
     sent: int = 0
     acknowledged: int = 0
     waiting: deque[tuple[float, int]] = field(default_factory=deque)
     rest: bytes = b""
     unsent: bytes = b""
-    up: bool = False
-
-
-def read_credentials(path: Path) -> list[Credentials]:
-    """Lines of `client_id username password`."""
-    return [Credentials(*line.split()) for line in path.read_text().splitlines() if line.strip()]
 
 
 def run(load: Load, credentials: list[Credentials] | None = None) -> Result:
@@ -125,7 +105,7 @@ def hold(load: Load, credentials: list[Credentials] | None = None) -> Result:
         _say(group.result)
         sys.stdin.read()
         for number, _ in group.poll.poll(0, group.result.connections + 1):
-            group.result.lost += number in group.peers and not group.peers[number].socket.recv(1)
+            group.result.lost += number in group.peers and has_ended(group.peers[number].socket)
 
     return _with_connections(load, credentials, stay)
 
@@ -147,80 +127,32 @@ def _with_connections(load: Load, credentials: list[Credentials] | None, use: Ca
     gc.disable()
     result = Result()
     poll = select.epoll()
-    opened: list[socket.socket] = []
+    peers: dict[int, _Peer] = {}
     try:
-        peers = _connect(load, people[: load.connections], poll, result, opened)
+        _connect(load, people[: load.connections], result, peers)
+        for number in peers:
+            poll.register(number, select.EPOLLIN)
         use(_Connections(poll, peers, result))
     finally:
-        for one in opened:
-            one.close()
+        for peer in peers.values():
+            peer.socket.close()
         poll.close()
         gc.enable()
     return result
 
 
-# -- connecting -------------------------------------------------------------------------------------------------------------
-
-
-def _connect(
-    load: Load, people: list[Credentials], poll: select.epoll, result: Result, opened: list[socket.socket]
-) -> dict[int, _Peer]:
+def _connect(load: Load, people: list[Credentials], result: Result, peers: dict[int, _Peer]) -> None:
     """Those whom the broker took, by file number."""
-    heads: dict[str, list[bytes]] = {}
-    peers: dict[int, _Peer] = {}
-    waiting: dict[int, _Peer] = {}
     start = time.monotonic()
-    todo = iter(enumerate(people))
-    more = True
-    while (waiting or more) and time.monotonic() < start + CONNECT_S:
-        while more and len(waiting) < HANDSHAKES_MAX:
-            following = next(todo, None)
-            if following is None:
-                more = False
-                break
-            connection = _open(load, *following)
-            opened.append(connection)
-            topic = load.topic.replace("{username}", following[1].username or following[1].client_id)
-            if topic not in heads:
-                heads[topic] = _heads(topic, load)
-            waiting[connection.fileno()] = _Peer(connection, heads[topic])
-            poll.register(connection, select.EPOLLIN)
-        for number, _ in poll.poll(1.0):
-            peer = waiting.pop(number, None)
-            if peer is None:
-                continue
-            answer = _receive(peer, 4)
-            peer.up = len(answer) == 4 and answer[0] == 0x20 and answer[3] == 0
-            if peer.up:
-                peers[number] = peer
-            else:
-                poll.unregister(number)
-    result.connections = len(peers)
-    result.refused = len(people) - len(peers)
+    up, result.refused = connect_all(load.host, load.port, people, tls_context() if load.tls else None)
     result.connect_s = round(time.monotonic() - start, 3)
-    return peers
-
-
-def _open(load: Load, index: int, person: Credentials) -> socket.socket:
-    connection = socket.socket()
-    if load.host.startswith("127."):
-        connection.bind((f"127.0.0.{1 + index // CONNECTS_PER_SOURCE}", 0))
-    connection.connect((load.host, load.port))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setblocking(False)
-    flags = 0x02 | (0x80 if person.username else 0) | (0x40 if person.password else 0)
-    body = _text("MQTT") + bytes((MQTT_3_1_1, flags, 0, 0)) + _text(person.client_id)
-    body += (_text(person.username) if person.username else b"") + (_text(person.password) if person.password else b"")
-    connection.send(b"\x10" + _length(len(body)) + body)
-    return connection
-
-
-def _heads(topic: str, load: Load) -> list[bytes]:
-    heads = []
-    for packet_id in range(1, load.window + 1):
-        rest = _text(topic) + (packet_id.to_bytes(2, "big") if load.qos else b"")
-        heads.append(bytes((0x30 | load.qos << 1,)) + _length(len(rest) + BODY_BYTES) + rest)
-    return heads * 2
+    result.connections = len(up)
+    heads: dict[str, list[bytes]] = {}
+    for arrival in up:
+        topic = load.topic.replace("{username}", arrival.person.username or arrival.person.client_id)
+        if topic not in heads:
+            heads[topic] = wire.publish_heads(topic, load.qos, load.window, BODY_BYTES)
+        peers[arrival.number] = _Peer(arrival.connection, heads[topic])
 
 
 # -- exchanging -------------------------------------------------------------------------------------------------------------
@@ -235,11 +167,9 @@ class _Exchange:
         self._poll = group.poll
         self._peers = group.peers
         self._result = group.result
-        self._due = b"".join(b"\x40\x02" + n.to_bytes(2, "big") for n in range(1, load.window + 1)) * 2
-        """PUBACKs as they must come, twice round"""
+        self._due = wire.receipts_due(wire.PUBACK, load.window)
         self._received_bytes = 4 * load.window + 4
-        self._counts = [0] * (LATENCY_STEPS + 1)
-        self._slowest_s = 0.0
+        self._latencies = Latencies()
         self._hopeless = 0
         """messages of lost connections that were not acknowledged"""
         self._stamp_us = 0
@@ -260,7 +190,7 @@ class _Exchange:
         result.seconds = (self._last if load.qos else time.perf_counter()) - start
         result.acknowledged_per_s = (result.acknowledged if load.qos else result.sent) / max(result.seconds, 1e-9)
         result.cpu_s = round(time.process_time() - cpu, 3)
-        result.latency_us = self._percentiles()
+        result.latency_us = self._latencies.percentiles_us()
 
     def _as_fast_as_windows_allow(self, end: float) -> None:
         self._new_bodies()
@@ -372,32 +302,19 @@ class _Exchange:
         peer.acknowledged += count
         self._result.acknowledged += count
         self._last = now = time.perf_counter()
-        waiting = peer.waiting
+        waiting, latencies = peer.waiting, self._latencies
         while count:
             sent_at, of = waiting[0]
             latency = now - sent_at
-            self._slowest_s = max(self._slowest_s, latency)
+            latencies.slowest_s = max(latencies.slowest_s, latency)
             taken = min(of, count)
-            self._counts[min(int(latency / LATENCY_STEP_S), LATENCY_STEPS)] += taken
+            latencies.counts[min(int(latency / STEP_S), STEPS)] += taken
             count -= taken
             if taken == of:
                 waiting.popleft()
             else:
                 waiting[0] = (sent_at, of - taken)
         return True
-
-    def _percentiles(self) -> dict[str, float]:
-        total = sum(self._counts)
-        if not total:
-            return {}
-        found: dict[str, float] = {}
-        wanted = deque((("p50", 0.5), ("p95", 0.95), ("p99", 0.99)))
-        seen = 0
-        for step, count in enumerate(self._counts):
-            seen += count
-            while wanted and seen >= wanted[0][1] * total:
-                found[wanted.popleft()[0]] = round((step + 0.5) * LATENCY_STEP_S * 1e6)
-        return found | {"max": round(self._slowest_s * 1e6)}
 
 
 def _receive(peer: _Peer, bytes_max: int) -> bytes:
@@ -406,32 +323,6 @@ def _receive(peer: _Peer, bytes_max: int) -> bytes:
         return peer.socket.recv(bytes_max)
     except OSError:
         return b""
-
-
-def raise_file_limit(wanted: int) -> None:
-    """A connection is a file: as many as we are permitted, and as root as many as it takes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for limit in (wanted, hard):
-        if limit <= soft:
-            return
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
-            return
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return len(data).to_bytes(2, "big") + data
-
-
-def _length(length: int) -> bytes:
-    """MQTT's variable byte integer."""
-    out = bytearray()
-    while True:
-        length, digit = divmod(length, 128)
-        out.append(digit | (0x80 if length else 0))
-        if not length:
-            return bytes(out)
 
 
 def _say(result: Result) -> None:
@@ -451,11 +342,10 @@ def main() -> None:
     parser.add_argument("--topic", default="v1/devices/me/telemetry")
     parser.add_argument("--credentials", type=Path, help="lines of: client_id username password")
     parser.add_argument("--hold", action="store_true", help="send nothing; stay connected until standard input ends")
+    parser.add_argument("--tls", action="store_true", help="with --hold: over TLS, whatever the certificate")
     options = vars(parser.parse_args())
+    if options["tls"] and not options["hold"]:
+        parser.error("--tls needs --hold")
     path, holds = options.pop("credentials"), options.pop("hold")
     credentials = read_credentials(path) if path else None
     _say((hold if holds else run)(Load(**options), credentials))
-
-
-if __name__ == "__main__":
-    main()
