@@ -41,6 +41,7 @@ STATUS: dict[str, int] = {
     # any noun
     "request.invalid": 400,
     "auth.unauthenticated": 401,
+    "auth.method_unknown": 401,
     "auth.forbidden": 403,
     "resource.not_found": 404,
     "resource.conflict": 409,
@@ -130,6 +131,7 @@ STATUS: dict[str, int] = {
     "device.suspended": 403,
     "stream.full": 429,
     "stream.unavailable": 503,
+    "stream.overtaken": 503,
     # watching live
     "live.too_many_watchers": 429,
     "live.selection_too_wide": 409,

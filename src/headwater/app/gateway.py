@@ -23,13 +23,16 @@ from headwater.gateway.metering import Meters
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.listener import MQTTListener
 from headwater.gateway.mqtt.router import Router
+from headwater.gateway.mqtt.sessions import Sessions
 from headwater.gateway.presence import Attendance, Presence
 from headwater.ids import uuid7
 from headwater.ingest.profile_compiled import CompiledProfiles
 from headwater.live.feed import LiveFeed
 from headwater.live.watch import WatchList, subscribe
 from headwater.protocols.mqtt.session import Limits
+from headwater.stream.message_log import MessageLog
 from headwater.stream.publisher import Publisher
+from headwater.stream.retained_store import RetainedStore
 from headwater.stream.topology import ensure
 from headwater.stream.uplink import StreamUplink
 
@@ -73,24 +76,23 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         profiles = CompiledProfiles()
         meters = Meters()
         ingest = create_ingest_app(authentication, uplink, clock, profiles, meters)
-        router = Router(nats, publisher)
+        message_log, retained = MessageLog(nats), RetainedStore(nats)
+        router = Router(nats, publisher, message_log, retained)
+        sessions = Sessions(nats, gateway_id, message_log, retained)
         admission = Admission(
             authentication=mqtt_authentication,
             tokens=tokens,
             nats=nats,
             attendance=Attendance(uplink, gateway_id, clock),
             router=router,
+            sessions=sessions,
+            profiles=profiles,
             meters=meters,
             gateway_id=gateway_id,
             forget=ingest.forget,
         )
         listener = MQTTListener(
-            limits=Limits(  # what the router has: it keeps nothing, and knows no shares
-                maximum_qos=1,
-                retain_available=False,
-                subscription_identifiers_available=False,
-                shared_subscriptions_available=False,
-            ),
+            limits=Limits(),
             uplink=uplink,
             router=router,
             admission=admission,
@@ -103,8 +105,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await presence.open()
         stack.push_async_callback(presence.close)
         await admission.listen()
-        rechecks = asyncio.create_task(admission.recheck_for_ever())
-        stack.callback(rechecks.cancel)
+        await sessions.listen()
+        figuring = router.figures.serve(gateway_id, admission.counts, router.watched, router.hand_figures)
+        for upkeep in (admission.recheck_for_ever(), sessions.write_for_ever(), router.watch_connection(), figuring):
+            task = asyncio.create_task(upkeep)
+            stack.callback(task.cancel)
 
         def figures() -> list[Figure]:
             lane = uplink.lane

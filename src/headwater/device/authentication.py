@@ -23,6 +23,12 @@ class DeviceSuspended(Unauthenticated):
     code = "device.suspended"
 
 
+class MethodUnknown(Unauthenticated):
+    """An enhanced authentication that this gateway does not have."""
+
+    code = "auth.method_unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Presented:
     """What the peer showed at the door. `repr` is never logged: it holds the secret."""
@@ -99,3 +105,33 @@ class Authentication:
             if principal is not None:
                 return principal
         raise DeviceRefused("no credential that this platform knows")
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The peer has to answer first. `repr` is never logged."""
+
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Who it is, and the last word of the method, where it has one."""
+
+    principal: Principal
+    data: bytes | None = None
+
+
+class Exchange(Protocol):
+    """One peer on its way through a method of several steps (MQTT 5, section 4.12)."""
+
+    async def answer(self, data: bytes | None) -> Challenge | Proven:
+        """Raises DeviceRefused or DeviceSuspended."""
+
+
+class EnhancedMethod(Protocol):
+    """The hook for enhanced authentication: a name that MQTT 5 clients ask for, and how it begins."""
+
+    name: str
+
+    def begin(self, presented: Presented) -> Exchange: ...

@@ -15,19 +15,31 @@ REFILL_S = 0.1
 class TenantMeter:
     """left: messages that may still come before the next refill; a connection that finds it below zero waits for that."""
 
-    __slots__ = ("connections", "left", "message_bytes_max", "per_refill", "quotas")
+    __slots__ = ("_received", "_refilled", "connections", "left", "message_bytes_max", "per_refill", "quotas")
 
     def __init__(self, quotas: Quotas) -> None:
         self.connections = 0
         self.per_refill = 0
         self.left = 0
+        self._refilled = 0
+        self._received = 0
         self.apply(quotas, 1)
 
     def apply(self, quotas: Quotas, gateways: int) -> None:
         self.quotas = quotas
         self.message_bytes_max = quotas.message_bytes_max
         self.per_refill = max(1, round(quotas.messages_per_s * REFILL_S / gateways)) if quotas.messages_per_s else 0
-        self.left = self.per_refill
+        self._received += self._refilled - self.left
+        self.left = self._refilled = self.per_refill
+
+    def refill(self) -> None:
+        """A second's worth may gather, so that a burst after a pause is not refused."""
+        self._received += self._refilled - self.left
+        self.left = self._refilled = min(self.left + self.per_refill, 10 * self.per_refill)
+
+    @property
+    def received_total(self) -> int:
+        return self._received + self._refilled - self.left
 
 
 class Meters:
@@ -67,7 +79,9 @@ class Meters:
             for meter in self._meters.values():
                 meter.apply(meter.quotas, gateways)
 
+    def each(self) -> list[tuple[UUID, TenantMeter]]:
+        return list(self._meters.items())
+
     def refill(self) -> None:
-        """A second's worth may gather, so that a burst after a pause is not refused."""
         for meter in self._meters.values():
-            meter.left = min(meter.left + meter.per_refill, 10 * meter.per_refill)
+            meter.refill()

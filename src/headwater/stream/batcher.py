@@ -19,8 +19,7 @@ import structlog
 
 from headwater.errors import DomainError
 from headwater.ingest.ports import StreamUnavailable
-from headwater.stream.envelope import BatchWriter, Record
-from headwater.stream.publisher import Publisher
+from headwater.stream.envelope import BatchWriter, Message, Record
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +49,11 @@ class Waiter(Protocol):
     def refused(self, token: list[int], error: DomainError) -> None: ...
 
 
+class Publishes(Protocol):
+    async def publish(self, subject: str, payload: bytes) -> int:
+        """Returns the stream sequence, 0 where nothing is stored. Raises DomainErrors."""
+
+
 class Watched(Protocol):
     """is_empty  nobody watches anything: an attribute, because every message looks at it"""
 
@@ -70,16 +74,18 @@ class Live(Protocol):
 class Batch(BatchWriter):
     """Records that will be stored together, and who waits for them.
 
-    watched  the records that somebody watches live; the others are encoded and forgotten
+    watched   the records that somebody watches live; the others are encoded and forgotten
+    sequence  the stream's, once it is stored
     """
 
-    __slots__ = ("error", "finished", "waiters", "watched")
+    __slots__ = ("error", "finished", "sequence", "waiters", "watched")
 
     def __init__(self) -> None:
         super().__init__()
         self.waiters: list[tuple[Waiter, list[int]]] = []
         self.watched: list[Record] = []
         self.finished = False
+        self.sequence = 0
         self.error: DomainError | None = None
 
 
@@ -93,7 +99,7 @@ class Batcher:
     """
 
     def __init__(
-        self, publisher: Publisher, subject: str, *, in_flight_max: int = IN_FLIGHT_MAX, live: Live | None = None
+        self, publisher: Publishes, subject: str, *, in_flight_max: int = IN_FLIGHT_MAX, live: Live | None = None
     ) -> None:
         self._publisher = publisher
         self._subject = subject
@@ -126,6 +132,16 @@ class Batcher:
         if not self._watch_list.is_empty:
             wanted = self._watch_list.wanted
             batch.watched += [record for record in records if wanted(record.tenant, record.device)]
+        if not self._scheduled:
+            self._schedule()
+        return batch
+
+    def put_message(self, message: Message) -> Batch:
+        """An ordinary message, which nobody watches; otherwise as `put`."""
+        batch = self.open
+        if batch.count >= RECORDS_MAX or batch.size >= BYTES_MAX:
+            batch = self._with_room(1)
+        batch.append(message)
         if not self._scheduled:
             self._schedule()
         return batch
@@ -207,7 +223,7 @@ class Batcher:
     async def _store(self, batch: Batch) -> None:
         try:
             if batch.count:
-                await self._publisher.publish(self._subject, batch.finish())
+                batch.sequence = await self._publisher.publish(self._subject, batch.finish())
         except DomainError as error:
             batch.error = error
         except Exception as error:  # a batch without an end would stop the lane: whatever it was, the waiters hear of it

@@ -1,8 +1,11 @@
-"""Reading a stream's stored messages by subject and sequence, without a consumer: JetStream's batched direct get."""
+"""Reading a stream's stored messages by subject and sequence, without a consumer: JetStream's batched direct gets."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from nats.aio.client import Client
@@ -23,10 +26,19 @@ class ReadFailed(Unavailable):
     code = "stream.read_failed"
 
 
+TOO_MANY = 1_024
+"""Subjects that one question may be answered with: NATS's own bound."""
+
+
+class TooManySubjects(ReadFailed):
+    """More than TOO_MANY subjects match: this way of asking does not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
     sequence: int
     data: bytes
+    subject: str
 
 
 async def read_from(nats: Client, stream: str, subject: str, sequence: int, batch: int) -> list[StoredMessage]:
@@ -34,18 +46,37 @@ async def read_from(nats: Client, stream: str, subject: str, sequence: int, batc
 
     Raises ReadFailed.
     """
-    request = {"seq": max(1, sequence), "next_by_subj": subject, "batch": min(batch, BATCH_MAX)}
+    return await _ask(nats, stream, {"seq": max(1, sequence), "next_by_subj": subject, "batch": min(batch, BATCH_MAX)})
+
+
+async def read_last(nats: Client, stream: str, subjects: Sequence[str]) -> list[StoredMessage]:
+    """The newest message of each of these subjects, which may have wildcards; what has none is absent.
+
+    Raises ReadFailed, TooManySubjects.
+    """
+    return await _ask(nats, stream, {"multi_last": list(subjects)})
+
+
+async def last_sequence(nats: Client, stream: str, subject: str) -> int:
+    """Of the newest message of exactly this subject; 0 = there is none. Raises ReadFailed."""
+    last = await read_last(nats, stream, [subject])
+    return last[0].sequence if last else 0
+
+
+async def _ask(nats: Client, stream: str, request: dict[str, Any]) -> list[StoredMessage]:
     inbox = nats.new_inbox()
     subscription = await nats.subscribe(inbox)
     try:
         await nats.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), reply=inbox)
         found: list[StoredMessage] = []
         while not _is_end(message := await subscription.next_msg(ANSWER_S)):
-            found.append(StoredMessage(int((message.headers or {})["Nats-Sequence"]), message.data))
+            headers = message.headers or {}
+            found.append(StoredMessage(int(headers["Nats-Sequence"]), message.data, headers["Nats-Subject"]))
     except (NATSError, TimeoutError) as error:
         raise ReadFailed(f"the stream {stream} did not answer within {ANSWER_S:.0f} s") from error
     finally:
-        await subscription.unsubscribe()
+        with contextlib.suppress(NATSError):  # the connection is gone, and the inbox with it
+            await subscription.unsubscribe()
     return found
 
 
@@ -54,6 +85,8 @@ def _is_end(message: Msg) -> bool:
     status = (message.headers or {}).get("Status")
     if status is None:
         return False
+    if status == "413":
+        raise TooManySubjects(f"more than {TOO_MANY} subjects match")
     if status not in {"204", "404"}:
         raise ReadFailed(f"the stream answered with status {status}")
     return True

@@ -1,4 +1,4 @@
-"""What travels in the stream: record batches and dead letters.
+"""What travels in the stream: record batches, batches of ordinary messages, dead letters.
 
 A record is already normalised: nobody behind the gateway decodes a device's payload again. A batch is one JetStream
 message; a record's place in the stream is (lane, stream sequence of its batch, index in the batch).
@@ -79,16 +79,12 @@ class DeadLetter(msgspec.Struct):
     content_type: str = ""
 
 
-class Message(msgspec.Struct, array_like=True, gc=False):
-    """An ordinary MQTT message between a tenant's devices and applications.
+class MessageProperties(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What MQTT 5 forwards unaltered: [MQTT-3.3.2-4], [MQTT-3.3.2-15], [MQTT-3.3.2-16], [MQTT-3.3.2-17].
 
     expires_at  UTC microseconds, 0 = never; after that it is delivered to nobody [MQTT-3.3.2-5]
-    The rest are MQTT 5 properties, forwarded unaltered [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17].
     """
 
-    topic: str
-    payload: bytes
-    qos: int
     expires_at: int = 0
     payload_format: int | None = None
     content_type: str | None = None
@@ -97,12 +93,34 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     user_properties: tuple[tuple[str, str], ...] = ()
 
 
+class Message(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An ordinary MQTT message between a tenant's devices and applications. It travels in batches, as records do; its place
+    is (stream sequence of its batch, index in the batch).
+
+    sender     the publisher's client key (stream/subjects.py): for No Local, and for
+    packet_id  at QoS 2, by which a publisher that comes back elsewhere is known to repeat itself; 0 otherwise
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool = False
+    sender: bytes = b""
+    packet_id: int = 0
+    properties: MessageProperties | None = None
+
+    @property
+    def expires_at(self) -> int:
+        return self.properties.expires_at if self.properties is not None else 0
+
+
 _encoder = msgspec.msgpack.Encoder()
 _encode_into = _encoder.encode_into
 _batch_decoder = msgspec.msgpack.Decoder(tuple[int, list[Record]])
 _pieces_decoder = msgspec.msgpack.Decoder(tuple[int, list[msgspec.Raw]])
 _record_decoder = msgspec.msgpack.Decoder(Record)
 _message_decoder = msgspec.msgpack.Decoder(Message)
+_messages_decoder = msgspec.msgpack.Decoder(tuple[int, list[Message]])
 _dead_decoder = msgspec.msgpack.Decoder(DeadLetter)
 
 
@@ -127,7 +145,7 @@ class BatchWriter:
         self.count = 0
         self.size = len(_BATCH_HEAD)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Record | Message) -> None:
         """Raises what the encoder raises; then the batch is as it was: nobody else's record suffers for this one."""
         buffer = self._buffer
         try:
@@ -196,3 +214,10 @@ def encode_message(message: Message) -> bytes:
 
 def decode_message(data: bytes) -> Message:
     return _message_decoder.decode(data)
+
+
+def decode_messages(data: bytes) -> list[Message]:
+    """A batch of ordinary messages. Raises UnknownEnvelope, or msgspec.DecodeError where the bytes are not one."""
+    version, messages = _messages_decoder.decode(data)
+    _check(version)
+    return messages

@@ -15,6 +15,7 @@ import itertools
 import uuid
 
 import nats.errors
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError
 
@@ -65,3 +66,20 @@ class Publisher:
             if loop.time() >= give_up:
                 raise StreamUnavailable(f"the stream did not answer for {GIVE_UP_S:.0f} s") from problem
             await asyncio.sleep(RETRY_S)
+
+
+class CorePublisher:
+    """Publishes to whoever listens now, and stores nothing: for QoS 0, where a message may be lost (section 4.3.1)."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def publish(self, subject: str, payload: bytes) -> int:
+        """Returns 0. Raises StreamUnavailable."""
+        try:
+            if not self._client.is_connected:
+                raise nats.errors.ConnectionReconnectingError
+            await self._client.publish(subject, payload)
+        except (nats.errors.Error, OSError) as error:
+            raise StreamUnavailable("NATS is away") from error
+        return 0

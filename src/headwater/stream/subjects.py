@@ -9,16 +9,23 @@ a name that somebody chose can never reach into a subject of somebody else.
     hw.live.<tenant>                    record batches of a tenant that somebody watches
     hw.live.ticket-<id>                 a ticket for the live API was used: the stream takes each once
     hw.seen.<tenant>                    the same, as the LIVE stream passes them on: with their stream sequence
-    hw.msg.<tenant>.<encoded topic>     ordinary MQTT messages between a tenant's devices and applications
-    hw.down.<tenant>.<device>.<kind>    what is meant for one device
+    hw.msg.<tenant>                     batches of ordinary MQTT messages between a tenant's devices and applications
+    hw.out.<tenant>                     the same on their way to gateways: as the MESSAGE stream passes them on, with their
+                                        sequence; and at QoS 0 without one, never stored
+    hw.retained.<tenant>.<topic>        the retained message of a topic
+    hw.session.<tenant>.<client>        an MQTT session that outlives its connection; the client by a digest
+    hw.share.<tenant>.<group>           what a shared subscription has given away at QoS 2; the group by a digest
     hw.watch                            which tenants and devices the API servers watch
     hw.watch.ask                        a gateway that has just started asks the API servers to say it again
     hw.reg.<tenant>.<noun>.<id>         something in the registry changed
-    hw.gateway.connected                a device has connected: older connections of the same client give way
+    hw.gateway.connected                clients have connected: older connections of the same clients give way
+    hw.gateway.<gateway>.release        to one gateway: end a client's connection, somebody else has it now
+    hw.gateway.figures                  what each gateway counts for each tenant: the $SYS topics
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from uuid import UUID
 
@@ -28,11 +35,15 @@ DEAD = "hw.dead"
 LIVE = "hw.live"
 SEEN = "hw.seen"
 MESSAGE = "hw.msg"
-DOWN = "hw.down"
+OUT = "hw.out"
+RETAINED = "hw.retained"
+SESSION = "hw.session"
+SHARE = "hw.share"
 WATCH = "hw.watch"
 WATCH_ASK = "hw.watch.ask"
 REGISTRY = "hw.reg"
 GATEWAY_CONNECTED = "hw.gateway.connected"
+GATEWAY_FIGURES = "hw.gateway.figures"
 
 
 def up(lane: int) -> str:
@@ -64,10 +75,6 @@ def seen(tenant: UUID) -> str:
     return f"{SEEN}.{tenant.hex}"
 
 
-def down(tenant: UUID, device: UUID, kind: str) -> str:
-    return f"{DOWN}.{tenant.hex}.{device.hex}.{kind}"
-
-
 def registry(tenant: UUID, noun: str, identifier: UUID) -> str:
     """noun: tenant, device, profile, credential"""
     return f"{REGISTRY}.{tenant.hex}.{noun}.{identifier.hex}"
@@ -78,18 +85,54 @@ def registry_of(tenant: UUID) -> str:
     return f"{REGISTRY}.{tenant.hex}.>"
 
 
-def message(tenant: UUID, topic: str) -> str:
+def message(tenant: UUID) -> str:
+    return f"{MESSAGE}.{tenant.hex}"
+
+
+def out(tenant: UUID) -> str:
+    return f"{OUT}.{tenant.hex}"
+
+
+def release(gateway: UUID) -> str:
+    return f"hw.gateway.{gateway.hex}.release"
+
+
+def session(tenant: UUID, client_id: str) -> str:
+    """A client identifier is any text of up to 65,535 bytes: its digest stands for it."""
+    return f"{SESSION}.{tenant.hex}.{client_key(client_id).hex()}"
+
+
+def share(tenant: UUID, name: str, topic_filter: str) -> str:
+    """The group's name and filter are any text as well. The last token also names its consumer."""
+    digest = hashlib.blake2b(f"{name}/{topic_filter}".encode(), digest_size=16).hexdigest()
+    return f"{SHARE}.{tenant.hex}.{digest}"
+
+
+def client_key(client_id: str) -> bytes:
+    """16 bytes that stand for a client identifier within its tenant."""
+    return hashlib.blake2b(client_id.encode(), digest_size=16).digest()
+
+
+def retained(tenant: UUID, topic: str) -> str:
     """The subject of an MQTT topic name. Levels are escaped, so any topic that MQTT allows has exactly one subject."""
-    return ".".join((MESSAGE, tenant.hex, *(_escape(level) for level in topic.split("/"))))
+    return ".".join((RETAINED, tenant.hex, *(_escape(level) for level in topic.split("/"))))
 
 
-def messages_of(tenant: UUID) -> str:
-    """Every ordinary message of a tenant."""
-    return f"{MESSAGE}.{tenant.hex}.>"
+def retained_matching(tenant: UUID, topic_filter: str) -> tuple[str, ...]:
+    """The subjects that an MQTT topic filter means. Also those of `$` topics, which a leading wildcard does not match.
+
+    Two where it ends in `#`: that matches its parent level as well (section 4.7.1.2), and NATS's `>` does not.
+    """
+    levels = topic_filter.split("/")
+    tokens = [RETAINED, tenant.hex, *("*" if level == "+" else _escape(level) for level in levels)]
+    if levels[-1] != "#":
+        return (".".join(tokens),)
+    below = ".".join((*tokens[:-1], ">"))
+    return (below,) if len(levels) == 1 else (".".join(tokens[:-1]), below)
 
 
 def topic_of(subject: str) -> str:
-    """The inverse of `message`."""
+    """The inverse of `retained`."""
     return "/".join(_unescape(token) for token in subject.split(".")[3:])
 
 

@@ -30,11 +30,15 @@ ENSURE_PAUSE_S = 0.5
 
 GIB = 1 << 30
 DAY_S = 86_400.0
+MESSAGE_DAYS = 7
+"""How long a message waits for a session that is away."""
 
 UPLINK_STREAM = "UPLINK"
 DEAD_STREAM = "DEADLETTER"
 LIVE_STREAM = "LIVE"
 MESSAGE_STREAM = "MESSAGE"
+SESSION_STREAM = "SESSION"
+RETAINED_STREAM = "RETAINED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,9 @@ class Topology:
     uplink_bytes_max: int = 8 * GIB
     dead_bytes_max: int = 1 * GIB
     live_bytes_max: int = 256 << 20
-    message_bytes_max: int = 1 * GIB
+    message_bytes_max: int = 4 * GIB
+    session_bytes_max: int = 1 * GIB
+    retained_bytes_max: int = 1 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +104,43 @@ def streams(topology: Topology) -> tuple[StreamConfig, ...]:
         _live(topology),
         StreamConfig(
             name=MESSAGE_STREAM,
-            subjects=[f"{subjects.MESSAGE}.>", f"{subjects.DOWN}.>"],
+            subjects=[f"{subjects.MESSAGE}.*"],
+            # The queue of every session that is away or slow: it reads from here what it has not had.
             discard=DiscardPolicy.OLD,
             storage=StorageType.FILE,
             num_replicas=topology.replicas,
             max_bytes=topology.message_bytes_max,
-            max_age=DAY_S,
+            # One noisy tenant must not push out what the devices of another still wait for.
+            max_msgs_per_subject=1_000_000,
+            max_age=MESSAGE_DAYS * DAY_S,
+            duplicate_window=120,
             allow_direct=True,
+            # To every gateway with a subscriber of the tenant, in the stream's order and with the sequence before it on the
+            # same subject, so that a gateway knows when it has missed something.
+            republish=RePublish(src=f"{subjects.MESSAGE}.*", dest=f"{subjects.OUT}.{{{{wildcard(1)}}}}"),
         ),
+        _keyed(
+            SESSION_STREAM, [f"{subjects.SESSION}.>", f"{subjects.SHARE}.>"], topology.session_bytes_max, topology.replicas
+        ),
+        _keyed(RETAINED_STREAM, [f"{subjects.RETAINED}.>"], topology.retained_bytes_max, topology.replicas),
+    )
+
+
+def _keyed(name: str, of: list[str], bytes_max: int, replicas: int) -> StreamConfig:
+    """One message a subject, the newest (stream/keyed.py)."""
+    return StreamConfig(
+        name=name,
+        subjects=of,
+        # Full, it refuses: the one who asks hears of it, and nobody's session goes.
+        discard=DiscardPolicy.NEW,
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        max_bytes=bytes_max,
+        max_msgs_per_subject=1,
+        duplicate_window=120,
+        allow_direct=True,
+        allow_msg_ttl=True,
+        allow_atomic=True,
     )
 
 

@@ -170,13 +170,6 @@ async def test_before_mqtt_5_the_errors_topic_says_what_a_puback_cannot(
     assert len(await dead_letters(client)) == 1
 
 
-async def test_a_client_hears_that_its_session_ends_with_the_connection(gateway: Gateway, device: Device) -> None:
-    for asked_s, told in ((3600, 0), (None, None)):
-        async with gateway.client(device, version=5, properties=Properties(session_expiry_s=asked_s)) as client:
-            assert client.connack is not None
-            assert client.connack.properties.session_expiry_s == told
-
-
 @pytest.mark.parametrize("version", [4, 5])
 async def test_strangers_stay_outside(gateway: Gateway, device: Device, version: int) -> None:
     wrong = device.token[:-4] + ("AAAA" if not device.token.endswith("AAAA") else "BBBB")

@@ -23,18 +23,18 @@ CONTROL_LINE_BYTES_MAX = 4_096
 
 @given(TOPICS)
 def test_a_topic_comes_back_from_its_subject(topic: str) -> None:
-    assert subjects.topic_of(subjects.message(TENANT, topic)) == topic
+    assert subjects.topic_of(subjects.retained(TENANT, topic)) == topic
 
 
 @given(TOPICS, TOPICS)
 def test_two_topics_never_share_a_subject(one: str, other: str) -> None:
-    assert (subjects.message(TENANT, one) == subjects.message(TENANT, other)) is (one == other)
+    assert (subjects.retained(TENANT, one) == subjects.retained(TENANT, other)) is (one == other)
 
 
 @given(TOPICS)
 def test_a_subject_is_one_that_nats_takes_and_stays_within_its_tenant(topic: str) -> None:
-    subject = subjects.message(TENANT, topic)
-    own = subjects.messages_of(TENANT).removesuffix(">")
+    subject = subjects.retained(TENANT, topic)
+    own = f"{subjects.RETAINED}.{TENANT.hex}."
     assert subject.startswith(own)
     tokens = subject.split(".")
     assert all(tokens)
@@ -46,7 +46,7 @@ def test_a_subject_is_one_that_nats_takes_and_stays_within_its_tenant(topic: str
 def test_the_longest_topic_that_a_device_may_name_fits_into_a_line() -> None:
     for unit in ("\u00e9", "~", "/", "\u20ac"):
         longest = unit * (Limits().topic_bytes_max // len(unit.encode()))
-        assert len(subjects.message(TENANT, longest)) < CONTROL_LINE_BYTES_MAX - 200, "the reply subject needs room, too"
+        assert len(subjects.retained(TENANT, longest)) < CONTROL_LINE_BYTES_MAX - 200, "the reply subject needs room, too"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,11 @@ def test_the_longest_topic_that_a_device_may_name_fits_into_a_line() -> None:
         subjects.dead(TENANT),
         subjects.live(TENANT),
         subjects.seen(TENANT),
-        subjects.down(TENANT, DEVICE, "config"),
+        subjects.message(TENANT),
+        subjects.out(TENANT),
+        subjects.session(TENANT, "any. *>/text"),
+        subjects.share(TENANT, "any", "text/#"),
+        subjects.release(DEVICE),
         subjects.registry(TENANT, "device", DEVICE),
         subjects.live_ticket(DEVICE),
         subjects.up(63),
@@ -77,3 +81,19 @@ def test_partitions_are_the_same_on_every_machine_and_share_the_devices_evenly()
     for number in range(16_000):
         counts[subjects.partition_of(UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128).bytes, 16)] += 1
     assert min(counts) > 800
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "tails"),
+    [
+        ("a/b", ["a.b"]),
+        ("a/+/c", ["a.*.c"]),
+        ("a/#", ["a", "a.>"]),
+        ("#", [">"]),
+        ("+/#", ["*", "*.>"]),
+        ("/", ["~.~"]),
+        ("a*/b.c", ["a~2a.b~2ec"]),
+    ],
+)
+def test_a_filter_means_the_subjects_of_the_topics_that_it_matches(topic_filter: str, tails: list[str]) -> None:
+    assert subjects.retained_matching(TENANT, topic_filter) == tuple(f"hw.retained.{TENANT.hex}.{tail}" for tail in tails)

@@ -11,6 +11,7 @@ from headwater.errors import DomainError, QuotaExceeded
 
 STATUS: dict[str, int] = {
     "auth.unauthenticated": 401,
+    "auth.method_unknown": 401,
     "device.refused": 401,
     "device.suspended": 403,
     "payload.malformed": 400,
@@ -37,6 +38,8 @@ STATUS: dict[str, int] = {
     "quota.exceeded": 429,
     "stream.full": 503,
     "stream.unavailable": 503,
+    "stream.read_failed": 503,
+    "stream.overtaken": 503,
     "service.unavailable": 503,
 }
 """Every code that the ingest may answer; a test holds it against the errors' classes."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +15,17 @@ import structlog
 from nats.aio.client import Client
 
 from headwater.database.away import AWAY
-from headwater.device.authentication import Authentication, DeviceRefused, DeviceSuspended, Presented, TokenAuthenticator
+from headwater.device.authentication import (
+    Authentication,
+    Challenge,
+    DeviceRefused,
+    DeviceSuspended,
+    EnhancedMethod,
+    Exchange,
+    MethodUnknown,
+    Presented,
+    TokenAuthenticator,
+)
 from headwater.device.presence import Ended
 from headwater.device.principal import Principal
 from headwater.errors import DomainError, QuotaExceeded, Unavailable
@@ -21,12 +33,18 @@ from headwater.gateway.metering import Meters
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.authorisation import subscribable
 from headwater.gateway.mqtt.connection import MQTTConnection
+from headwater.gateway.mqtt.figures import Counts
+from headwater.gateway.mqtt.messages import stored_will
 from headwater.gateway.mqtt.router import Router
+from headwater.gateway.mqtt.routes import Ordinary, resolve
+from headwater.gateway.mqtt.sessions import EXPIRY_S_MAX, Sessions
 from headwater.gateway.presence import Attendance
 from headwater.ids import uuid7
-from headwater.protocols.mqtt.packets import Connect, Publish, Will
+from headwater.ingest.profile_compiled import CompiledProfiles
+from headwater.protocols.mqtt.packets import Auth, Connect, Publish, Will
 from headwater.protocols.mqtt.properties import EMPTY, Properties
 from headwater.stream import subjects
+from headwater.stream.session_store import StoredWill
 
 log = structlog.get_logger(__name__)
 
@@ -35,12 +53,19 @@ UNDER_WAY_MAX = 64
 RECHECK_S = 60.0
 """How long a registry event that got lost can stay unnoticed."""
 RECHECK_CHUNK = 1_000
+ANNOUNCE_S = 0.005
+"""Connections of a moment are told to the other gateways in one message: each costs them a look into a dictionary, a
+microsecond, where a message each would cost them twenty."""
+
+ClientKey = tuple[UUID, str]
+"""tenant, client identifier"""
 
 
 class Admission:
     """Every connection of this process that was let in, and the door.
 
-    forget  what else must hear of a change in the registry: the HTTP listener's remembered credentials
+    methods  of enhanced authentication, by name
+    forget   what else must hear of a change in the registry: the HTTP listener's remembered credentials
     """
 
     def __init__(
@@ -51,24 +76,34 @@ class Admission:
         nats: Client,
         attendance: Attendance,
         router: Router,
+        sessions: Sessions,
+        profiles: CompiledProfiles,
         meters: Meters,
         gateway_id: UUID,
         forget: Callable[[UUID], None],
+        methods: Iterable[EnhancedMethod] = (),
     ) -> None:  # fmt: skip
         self._authentication = authentication
         self._tokens = tokens
         self._nats = nats
         self._attendance = attendance
         self._router = router
+        self._sessions = sessions
+        self._profiles = profiles
         self._meters = meters
         self._gateway_id = gateway_id
         self._forget = forget
+        self._methods = {method.name: method for method in methods}
         self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_client: dict[tuple[UUID, str], MQTTConnection] = {}
+        self._by_client: dict[ClientKey, MQTTConnection] = {}
         self._by_device: dict[UUID, list[MQTTConnection]] = {}
+        self._entering: dict[ClientKey, asyncio.Lock] = {}
+        self._endings: dict[ClientKey, asyncio.Task[None]] = {}
+        self._announcements: list[tuple[bytes, str, int]] = []
         self._epoch = 0
         self.refused_total = 0
+        sessions.end_local = self.end_local
 
     # -- coming in ------------------------------------------------------------------------------------------------------
 
@@ -78,52 +113,111 @@ class Admission:
     async def _admit(self, connection: MQTTConnection) -> None:
         connect = connection.connect
         assert connect is not None
+        presented = Presented(username=connect.username, password=connect.password)
         try:
-            async with self._slots:
-                principal = await self._authentication.authenticate(
-                    Presented(username=connect.username, password=connect.password)
-                )
-            meter = self._meters.enter(principal.tenant_id, principal.quotas)
-            if meter.connections > principal.quotas.connections_max:
-                self._meters.leave(principal.tenant_id)
-                raise QuotaExceeded("the tenant has no connections left", retry_after_s=60)
-        except DomainError as error:
+            if connection.session.authentication_method is None:
+                async with self._slots:
+                    principal = await self._authentication.authenticate(presented)
+                await self._let_in(connection, connect, principal, None)
+            else:
+                connection.authentication = self._begin(connection, presented)
+                await self._step(connection, connect.properties.authentication_data)
+        except (DomainError, *AWAY) as error:
             self._refuse(connection, error)
-            return
-        except AWAY as error:
-            log.warning("authentication_unavailable", error=repr(error))
-            self._refuse(connection, Unavailable("the registry does not answer; try again"))
-            return
-        if not connection.alive:
-            self._meters.leave(principal.tenant_id)
-            return
-        client_id = connect.client_id or uuid7().hex
-        self._enter(connection, connect, client_id, principal)
-        connection.admitted(principal, meter, subscribable(principal), client_id)
 
-    def _refuse(self, connection: MQTTConnection, error: DomainError) -> None:
+    async def _let_in(
+        self, connection: MQTTConnection, connect: Connect, principal: Principal, last_word: bytes | None
+    ) -> None:
+        """Authentication is done. Raises DomainErrors."""
+        meter = connection.meter = self._meters.enter(principal.tenant_id, principal.quotas)
+        try:
+            if meter.connections > principal.quotas.connections_max:
+                raise QuotaExceeded("the tenant has no connections left", retry_after_s=60)
+            client_id = connect.client_id or uuid7().hex
+            async with self._alone(principal.tenant_id, client_id):
+                await self._begin_session(connection, connect, client_id, principal, last_word)
+        finally:
+            if connection.principal is None:
+                self._meters.leave(principal.tenant_id)
+
+    async def _begin_session(
+        self, connection: MQTTConnection, connect: Connect, client_id: str, principal: Principal, last_word: bytes | None
+    ) -> None:
+        connection.client_id, connection.client_key = client_id, subjects.client_key(client_id)
+        connection.epoch = self._next_epoch()
+        await self.end_local(principal.tenant_id, client_id, connect.clean_start)
+        opened = await self._sessions.open(connection, connect, principal, self._will_of(connection, principal))
+        if opened.earlier_will is not None:
+            self._router.publish_will(principal.tenant_id, opened.earlier_will)
+        connection.kept = opened.kept
+        if not connection.alive:
+            if opened.kept is not None:
+                await self._sessions.close(opened.kept, None, _nothing)
+            return
+        connection.principal, connection.granted = principal, subscribable(principal)
+        self._enter(connection, connect, principal)
+        try:
+            await self._router.resume(connection, opened)
+        except Exception as error:  # whatever NATS says: the session cannot be served now
+            raise Unavailable("the session cannot be resumed now; try again") from error
+        if not connection.alive:
+            return
+        kept = opened.kept
+        events = connection.accept(
+            session_present=opened.present,
+            received=kept.received if kept is not None else (),
+            session_expiry_s=_cap(connection.session.session_expiry_s),
+            authentication_data=last_word,
+        )
+        if connection.delivery is not None:
+            connection.delivery.resume(opened.messages)
+        connection.handle(events)
+
+    def _will_of(self, connection: MQTTConnection, principal: Principal) -> StoredWill | None:
+        """What is kept of a will, so that somebody publishes it should this gateway die: an ordinary message."""
+        will = connection.session.will
+        if will is None:
+            return None
+        try:
+            route = resolve(principal, self._profiles.get(principal.profile), will.topic)
+        except DomainError:  # an event topic whose name is none
+            return None
+        return stored_will(will, connection.client_key) if isinstance(route, Ordinary) else None
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, tenant_id: UUID, client_id: str) -> AsyncIterator[None]:
+        """Connections of one client come in one after another."""
+        key = (tenant_id, client_id)
+        lock = self._entering.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._entering.get(key) is lock:
+                del self._entering[key]
+
+    def _refuse(self, connection: MQTTConnection, error: BaseException) -> None:
         self.refused_total += 1
+        if not isinstance(error, DomainError):
+            log.warning("authentication_unavailable", error=repr(error))
+            error = Unavailable("the registry does not answer; try again")
         log.info("connection_refused", code=error.code, detail=error.detail, address=connection.address)
         if connection.alive:
             connection.close_reason = error.detail
             connection.session.refuse(reasons.reason_of(error), error.detail)
             connection.flush()
 
-    def _enter(self, connection: MQTTConnection, connect: Connect, client_id: str, principal: Principal) -> None:
-        connection.epoch = self._next_epoch()
-        key = (principal.tenant_id, client_id)
-        older = self._by_client.get(key)
-        self._by_client[key] = connection
+    def _enter(self, connection: MQTTConnection, connect: Connect, principal: Principal) -> None:
+        self._by_client[principal.tenant_id, connection.client_id] = connection
         self._by_device.setdefault(principal.device_id, []).append(connection)
-        if older is not None:
-            older.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
-        announcement = (principal.tenant_id.bytes, client_id, connection.epoch, self._gateway_id.bytes)
-        self._spawn(self._announce(msgspec.msgpack.encode(announcement)))
-        self._say_connected(connection, connect, client_id, principal)
+        if not self._announcements:
+            asyncio.get_running_loop().call_later(ANNOUNCE_S, self._announce)
+        self._announcements.append((principal.tenant_id.bytes, connection.client_id, connection.epoch))
+        self._say_connected(connection, connect, principal)
 
-    def _say_connected(self, connection: MQTTConnection, connect: Connect, client_id: str, principal: Principal) -> None:
+    def _say_connected(self, connection: MQTTConnection, connect: Connect, principal: Principal) -> None:
         self._attendance.came(
-            principal, connection.epoch, connection.sequence, client_id=client_id,
+            principal, connection.epoch, connection.sequence, client_id=connection.client_id,
             protocol=f"mqtt/{connect.protocol_level}", address=connection.address,
         )  # fmt: skip
 
@@ -132,25 +226,109 @@ class Admission:
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
         return self._epoch
 
+    # -- enhanced authentication ----------------------------------------------------------------------------------------
+
+    def _begin(self, connection: MQTTConnection, presented: Presented) -> Exchange:
+        method = self._methods.get(connection.session.authentication_method or "")
+        if method is None:
+            raise MethodUnknown("there is no such authentication method here")
+        return method.begin(presented)
+
+    async def _step(self, connection: MQTTConnection, data: bytes | None) -> None:
+        """One word of the client's. Raises DomainErrors."""
+        async with self._slots:
+            said = await connection.authentication.answer(data)
+        if not connection.alive:
+            return
+        if isinstance(said, Challenge):
+            connection.session.challenge(said.data)
+            connection.flush()
+            return
+        connection.authentication = None
+        assert connection.connect is not None
+        if connection.principal is None:
+            await self._let_in(connection, connection.connect, said.principal, said.data)
+        elif said.principal.device_id != connection.principal.device_id:
+            raise DeviceRefused("the connection is another device's")
+        else:
+            connection.session.reauthenticated(said.data)
+            connection.flush()
+
+    def authenticate_on(self, connection: MQTTConnection, auth: Auth) -> None:
+        """AUTH: the next word before CONNACK, or a new beginning after it (section 4.12.1)."""
+        self._spawn(self._authenticate_on(connection, auth))
+
+    async def _authenticate_on(self, connection: MQTTConnection, auth: Auth) -> None:
+        try:
+            if connection.authentication is None:
+                connection.authentication = self._begin(connection, Presented())
+            await self._step(connection, auth.properties.authentication_data)
+        except (DomainError, *AWAY) as error:
+            if connection.principal is None:
+                self._refuse(connection, error)
+            else:
+                connection.close(reasons.NOT_AUTHORISED, str(error))
+
     # -- going ----------------------------------------------------------------------------------------------------------
 
-    def closed(self, connection: MQTTConnection) -> None:
-        """The socket is gone: the will, the subscriptions, the presence."""
+    def leave(self, connection: MQTTConnection) -> None:
+        """It has ended: the will, the subscriptions, the session, the presence. Safe to call again."""
         principal = connection.principal
-        if principal is None:
+        if principal is None or connection.has_left:
             return
-        key = (principal.tenant_id, connection.session.client_id)
+        connection.has_left = True
+        key = (principal.tenant_id, connection.client_id)
         if self._by_client.get(key) is connection:
             del self._by_client[key]
+        self._end_session(connection, key)
+        self._router.leave(connection)
+        self._meters.leave(principal.tenant_id)
+        self._say_left(connection, principal)
+
+    def _end_session(self, connection: MQTTConnection, key: ClientKey) -> None:
+        will = connection.session.will
+        publish = partial(_publish_will, connection, will) if will is not None else _nothing
+        if connection.kept is None:
+            publish()
+            return
+        stored = stored_will(will, connection.client_key) if will is not None else None
+        if stored is not None and connection.successor_is_clean is not None and stored.delay_s:
+            # The client is back: its will goes now where that ends the session, and else not at all (section 3.1.3.2.2).
+            if connection.successor_is_clean:
+                publish()
+            stored = None
+        ending = asyncio.get_running_loop().create_task(self._sessions.close(connection.kept, stored, publish))
+        self._endings[key] = ending
+        ending.add_done_callback(partial(self._session_ended, key))
+
+    def _session_ended(self, key: ClientKey, ending: asyncio.Task[None]) -> None:
+        if self._endings.get(key) is ending:
+            del self._endings[key]
+        if not ending.cancelled() and ending.exception() is not None:
+            log.error("session_end_failed", error=repr(ending.exception()))
+
+    async def end_local(self, tenant_id: UUID, client_id: str, successor_is_clean: bool) -> None:
+        """End this gateway's connection of a client, if there is one, and wait until its session is written down."""
+        key = (tenant_id, client_id)
+        older = self._by_client.get(key)
+        if older is not None:
+            older.successor_is_clean = successor_is_clean
+            older.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
+        ending = self._endings.get(key)
+        if ending is not None:
+            await asyncio.wait((ending,))
+
+    async def end_all(self) -> None:
+        """Returns when every session that was served here is written down."""
+        if self._endings:
+            await asyncio.wait(list(self._endings.values()))
+        self._sessions.stop()
+
+    def _say_left(self, connection: MQTTConnection, principal: Principal) -> None:
         others = self._by_device[principal.device_id]
         others.remove(connection)
         if not others:
             del self._by_device[principal.device_id]
-        will = connection.session.will
-        if will is not None:
-            connection.publish(Publish(topic=will.topic, payload=will.payload, qos=will.qos, properties=_message_part(will)))
-        self._router.leave(connection)
-        self._meters.leave(principal.tenant_id)
         connection.sequence += 1
         if not others:
             self._attendance.left(
@@ -171,7 +349,7 @@ class Admission:
                 connection = max(self._by_device.get(device_id, ()), key=_epoch, default=None)
                 if connection is not None and connection.connect is not None and connection.principal is not None:
                     connection.sequence += 2
-                    self._say_connected(connection, connection.connect, connection.session.client_id, connection.principal)
+                    self._say_connected(connection, connection.connect, connection.principal)
             await asyncio.sleep(0)
 
     # -- what others say ------------------------------------------------------------------------------------------------
@@ -180,10 +358,13 @@ class Admission:
         """Subscribe to take-overs on other gateways and to changes of the registry."""
 
         async def taken_over(message: Any) -> None:
-            tenant, client_id, epoch, gateway = msgspec.msgpack.decode(message.data)
-            mine = self._by_client.get((UUID(bytes=tenant), client_id))
-            if gateway != self._gateway_id.bytes and mine is not None and mine.epoch < epoch:
-                mine.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
+            gateway, clients = msgspec.msgpack.decode(message.data)
+            if gateway == self._gateway_id.bytes:
+                return
+            for tenant, client_id, epoch in clients:
+                mine = self._by_client.get((UUID(bytes=tenant), client_id))
+                if mine is not None and mine.epoch < epoch:
+                    mine.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
 
         async def changed(message: Any) -> None:
             _, _, tenant, noun, identifier = message.subject.split(".")
@@ -239,10 +420,18 @@ class Admission:
 
     # -- upkeep ---------------------------------------------------------------------------------------------------------
 
-    def connections(self) -> Iterable[MQTTConnection]:
-        return list(self._by_client.values())
+    def counts(self) -> dict[bytes, Counts]:
+        """For $SYS: connections, messages received and sent."""
+        return {
+            tenant_id.bytes: (meter.connections, meter.received_total, self._router.sent(tenant_id))
+            for tenant_id, meter in self._meters.each()
+        }
 
-    async def _announce(self, announcement: bytes) -> None:
+    def _announce(self) -> None:
+        clients, self._announcements = self._announcements, []
+        self._spawn(self._publish_announcement(msgspec.msgpack.encode((self._gateway_id.bytes, clients))))
+
+    async def _publish_announcement(self, announcement: bytes) -> None:
         try:
             await self._nats.publish(subjects.GATEWAY_CONNECTED, announcement)
         except Exception as error:  # NATS is away: the older connection ends when its keep-alive does
@@ -252,6 +441,21 @@ class Admission:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _publish_will(connection: MQTTConnection, will: Will) -> None:
+    connection.publish(
+        Publish(topic=will.topic, payload=will.payload, qos=will.qos, retain=will.retain, properties=_message_part(will))
+    )
+
+
+def _nothing() -> None:
+    """There is no will."""
+
+
+def _cap(session_expiry_s: int) -> int | None:
+    """What CONNACK says of the session's lifetime: nothing where it is what the client asked for."""
+    return EXPIRY_S_MAX if session_expiry_s > EXPIRY_S_MAX else None
 
 
 def _message_part(will: Will) -> Properties | None:

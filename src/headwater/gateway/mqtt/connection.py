@@ -2,7 +2,7 @@
 
 The path of a PUBLISH is flat on purpose: parse, look up the route, normalise, append to the open batch. Nothing in it
 awaits, locks, or makes a task or a future. The PUBACK is written when the batch is stored, one write per connection and
-batch.
+batch. What goes to the client is gateway/mqtt/delivery.py's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -24,19 +24,29 @@ from headwater.device.principal import Principal
 from headwater.errors import DomainError
 from headwater.gateway.metering import TenantMeter
 from headwater.gateway.mqtt import reasons
+from headwater.gateway.mqtt.delivery import WRITE_BUFFER_BYTES_MAX, Delivery
+from headwater.gateway.mqtt.kept_session import KeptSession
 from headwater.gateway.mqtt.routes import Ordinary, Route, decoder_named, resolve
 from headwater.ingest.errors import PayloadTooLarge
 from headwater.ingest.ports import StreamUnavailable
-from headwater.protocols.mqtt.deliverable import Deliverable
-from headwater.protocols.mqtt.errors import PacketTooLarge, WouldBlock
-from headwater.protocols.mqtt.events import ProtocolFailed, TimedOut
-from headwater.protocols.mqtt.packets import Connect, Disconnect, PubAck, Publish, Subscribe, Unsubscribe
-from headwater.protocols.mqtt.properties import Properties
-from headwater.protocols.mqtt.reasons import Reason
+from headwater.protocols.mqtt.events import ConnectionLost, ProtocolFailed, TimedOut
+from headwater.protocols.mqtt.packets import (
+    Auth,
+    Connect,
+    Disconnect,
+    PingReq,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    Subscribe,
+    Unsubscribe,
+)
 from headwater.protocols.mqtt.session import Phase, ServerSession
-from headwater.protocols.mqtt.topics import match as topic_matches
 from headwater.stream.batcher import Batch
 from headwater.stream.envelope import DeadLetter, Flag, Record
+from headwater.stream.session_store import StoredSubscription
 
 if TYPE_CHECKING:
     from headwater.gateway.mqtt.listener import MQTTListener
@@ -45,15 +55,12 @@ log = structlog.get_logger(__name__)
 
 ROUTES_MAX = 64
 """Topics that one connection uses again and again; a device that invents more pays for the look-up each time."""
-WRITE_BUFFER_BYTES_MAX = 256 * 1024
-"""A peer that does not read what it is sent is not read from either."""
 ELSEWHERE_MAX = 64
 """Messages of one connection that are on their way outside of the batches (refused ones, ordinary ones); at so many it is
 not read from, so that a flood of them fills no memory."""
-OUTBOX_MAX = 1_000
-"""QoS 1 messages that wait for a slow subscriber's acknowledgements."""
+REQUESTS_MAX = 16
+"""SUBSCRIBE and UNSUBSCRIBE packets of one connection that wait for those before them; at so many it is not read from."""
 
-Outgoing = tuple[Deliverable, int]
 _NONE: list[int] = []
 
 
@@ -61,8 +68,10 @@ class MQTTConnection(asyncio.Protocol):
     """A connection from accept to close. Implements stream.batcher.Waiter."""
 
     __slots__ = (
-        "_acks", "_batch", "_descriptor", "_elsewhere", "_listener", "_outbox", "_pauses", "_routes", "_transport",
-        "close_reason", "connect", "ended", "epoch", "granted", "meter", "principal", "sequence", "session", "subscribed",
+        "_acks", "_batch", "_descriptor", "_elsewhere", "_exactly_once", "_listener", "_messages", "_pauses", "_requests",
+        "_routes", "_transport", "authentication", "client_id", "client_key", "close_reason", "connect", "delivery", "ended",
+        "epoch",        "granted", "has_left", "kept", "meter", "principal", "send_maximum", "sequence", "session", "shared",
+        "successor_is_clean",
     )  # fmt: skip
 
     def __init__(self, listener: MQTTListener) -> None:
@@ -71,7 +80,9 @@ class MQTTConnection(asyncio.Protocol):
         self._routes: dict[str, Route | Ordinary] | None = None
         self._batch: Batch | None = None
         self._acks: list[int] = _NONE
-        self._outbox: deque[Outgoing] | None = None
+        self._messages: _Messages | None = None
+        self._exactly_once: list[int] = _NONE
+        self._requests: deque[Subscribe | Unsubscribe] | None = None
         self._pauses = 0
         self._elsewhere = 0
         self._descriptor = -1
@@ -80,7 +91,18 @@ class MQTTConnection(asyncio.Protocol):
         self.principal: Principal | None = None
         self.meter: TenantMeter | None = None
         self.granted: tuple[str, ...] = ()
-        self.subscribed: dict[str, int] | None = None
+        self.client_id = ""
+        self.client_key = b""
+        """stands for the client identifier in messages (stream/subjects.py)"""
+        self.send_maximum = 0
+        self.delivery: Delivery | None = None
+        self.shared: dict[str, StoredSubscription] = _NO_SHARES
+        self.kept: KeptSession | None = None
+        self.authentication: Any = None
+        """the enhanced authentication that is under way"""
+        self.has_left = False
+        self.successor_is_clean: bool | None = None
+        """a newer connection of the same client took over; None = none did"""
         self.epoch = 0
         self.sequence = 0
         self.ended: Ended | None = None
@@ -118,6 +140,9 @@ class MQTTConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.resume()
+        if self.delivery is not None and self.alive:
+            self.delivery.pump()
+            self.flush()
 
     def pause(self) -> None:
         """Stop reading; pauses count, because a full write buffer and a full backlog end at different times."""
@@ -142,33 +167,77 @@ class MQTTConnection(asyncio.Protocol):
             kind = type(event)
             if kind is Publish:
                 self.publish(event)
-            elif kind is PubAck:
-                self._send_waiting()
-            elif kind is Subscribe:
-                self._listener.router.subscribe(self, event)
-            elif kind is Unsubscribe:
-                self._listener.router.unsubscribe(self, event)
-            elif kind is Connect:
-                self.connect = event
-                if self.session.authentication_method is None:
-                    self._listener.admission.admit(self)
-                else:
-                    self.session.refuse(Reason.BAD_AUTHENTICATION_METHOD)
-            elif kind is Disconnect:
-                self._end(Ended.CLIENT_DISCONNECT, "disconnected by the device")
-            elif kind is TimedOut:
-                self._end(Ended.KEEP_ALIVE_TIMEOUT, event.detail)
-            elif kind is ProtocolFailed:
-                self._end(Ended.PROTOCOL_ERROR, event.detail)
+            elif kind is PubAck or kind is PubComp:
+                if self.delivery is not None:
+                    self.delivery.finished(event.packet_id)
+            else:
+                _HANDLERS[kind](self, event)
         self.flush()
 
-    def admitted(self, principal: Principal, meter: TenantMeter, granted: tuple[str, ...], client_id: str) -> None:
-        """Authentication is done: answer, then handle what the client sent behind its CONNECT."""
-        self.principal = principal
-        self.meter = meter
-        self.granted = granted
-        expiry_s = 0 if self.session.session_expiry_s else None  # no session outlives its connection (section 3.2.2.3.2)
-        self._handle(self.session.accept(self._listener.now(), assigned_client_id=client_id, session_expiry_s=expiry_s))
+    def _on_pubrec(self, pubrec: PubRec) -> None:
+        if self.delivery is None:
+            return
+        if pubrec.reason >= 0x80:
+            self.delivery.finished(pubrec.packet_id)
+        else:
+            self.delivery.received(pubrec.packet_id)
+
+    def _on_pubrel(self, pubrel: PubRel) -> None:
+        if self.kept is not None:
+            self.kept.released(pubrel.packet_id)
+
+    def _on_connect(self, connect: Connect) -> None:
+        self.connect = connect
+        self._listener.admission.admit(self)
+
+    def _on_auth(self, auth: Auth) -> None:
+        self._listener.admission.authenticate_on(self, auth)
+
+    def _on_request(self, request: Subscribe | Unsubscribe) -> None:
+        """One after another: what is subscribed to at the end is what the client asked for last."""
+        if self._requests is not None:
+            self._requests.append(request)
+            if len(self._requests) == REQUESTS_MAX:
+                self.pause()
+            return
+        self._requests = deque((request,))
+        self._listener.spawn(self._serve_requests(self._requests))
+
+    async def _serve_requests(self, requests: deque[Subscribe | Unsubscribe]) -> None:
+        router = self._listener.router
+        while requests and self.alive:
+            request = requests.popleft()
+            if len(requests) == REQUESTS_MAX - 1:
+                self.resume()
+            if isinstance(request, Subscribe):
+                await router.subscribe(self, request)
+            else:
+                await router.unsubscribe(self, request)
+        self._requests = None
+
+    def _on_disconnect(self, _disconnect: Disconnect) -> None:
+        self._end(Ended.CLIENT_DISCONNECT, "disconnected by the device")
+
+    def _on_timeout(self, event: TimedOut) -> None:
+        self._end(Ended.KEEP_ALIVE_TIMEOUT, event.detail)
+
+    def _on_failure(self, event: ProtocolFailed) -> None:
+        self._end(Ended.PROTOCOL_ERROR, event.detail)
+
+    def _on_nothing(self, _event: Any) -> None:
+        """A lost connection says why when the socket goes."""
+
+    def accept(self, *, session_present: bool, received: Iterable[int], **answer: Any) -> list[Any]:
+        """CONNACK. Returns the events of what the client sent behind its CONNECT, for `handle`."""
+        self.send_maximum = min(self.session.client_receive_maximum, self._listener.limits.send_maximum)
+        self.session.is_durable = self.kept is not None
+        return self.session.accept(
+            self._listener.now(), session_present, assigned_client_id=self.client_id, received=received, **answer
+        )
+
+    def handle(self, events: list[Any]) -> None:
+        """What `accept` returned."""
+        self._handle(events)
 
     def flush(self) -> None:
         """One write for everything that the session has to say; the end of the connection when it has ended."""
@@ -180,6 +249,7 @@ class MQTTConnection(asyncio.Protocol):
             self._write(transport, data)
         if self.session.phase is Phase.CLOSED and not transport.is_closing():
             transport.close()
+            self._listener.admission.leave(self)
 
     def _write(self, transport: Any, data: bytes) -> None:
         """At once where nothing waits before it: a PUBACK through the transport costs half a microsecond more."""
@@ -189,38 +259,11 @@ class MQTTConnection(asyncio.Protocol):
         if data:
             transport.write(data)
 
-    # -- downlink -------------------------------------------------------------------------------------------------------
-
-    def deliver(self, topic: str, payload: bytes, qos: int, properties: Properties | None) -> bool:
-        """Send now, or when the client has acknowledged earlier ones. False = dropped: it does not keep up."""
-        if self._transport is None or self._transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX:
-            return False
-        message = Deliverable(topic, payload, properties)
-        try:
-            if self._outbox is None:
-                self.session.deliver(message, qos)
-                self.flush()
-                return True
-        except PacketTooLarge:
-            return False
-        except WouldBlock:
-            self._outbox = deque()
-        if len(self._outbox) >= OUTBOX_MAX:
-            return False
-        self._outbox.append((message, qos))
-        return True
-
-    def _send_waiting(self) -> None:
-        """An acknowledgement has made room."""
-        outbox = self._outbox
-        if outbox is None:
-            return
-        while outbox and (self.session.send_window > 0 or outbox[0][1] == 0):
-            message, qos = outbox.popleft()
-            with contextlib.suppress(PacketTooLarge):  # section 3.1.2.11.4: dropped as if it had been sent
-                self.session.deliver(message, qos)
-        if not outbox:
-            self._outbox = None
+    @property
+    def has_room(self) -> bool:
+        """The peer reads what it is sent."""
+        transport = self._transport
+        return transport is not None and transport.get_write_buffer_size() <= WRITE_BUFFER_BYTES_MAX
 
     # -- uplink ---------------------------------------------------------------------------------------------------------
 
@@ -233,15 +276,15 @@ class MQTTConnection(asyncio.Protocol):
             if route is None:
                 self._deny(packet)
                 return
-        if isinstance(route, Ordinary):
-            self._listener.router.publish(self, packet)
-            return
         meter = self.meter
         assert meter is not None
         meter.left -= 1
         if meter.left < 0:
             self._listener.throttle(self)
         payload = packet.payload
+        if isinstance(route, Ordinary):
+            self._publish_ordinary(packet, meter)
+            return
         received_us = time.time_ns() // 1000
         try:
             if len(payload) > meter.message_bytes_max:
@@ -269,13 +312,51 @@ class MQTTConnection(asyncio.Protocol):
                 self._acks = []
                 batch.waiters.append((self, self._acks))
             self._acks.append(packet.packet_id)
+            if packet.qos == 2 and self.kept is not None:
+                self._exactly_once = [*self._exactly_once, packet.packet_id]
         if lane.full:
             self._listener.hold(self)
 
+    def _publish_ordinary(self, packet: Publish, meter: TenantMeter) -> None:
+        if len(packet.payload) > meter.message_bytes_max:
+            error = PayloadTooLarge(f"the message is larger than {meter.message_bytes_max} bytes")
+            self._reject(packet, error, time.time_ns() // 1000)
+            return
+        if not self._listener.router.publish(self, packet):
+            self._listener.hold(self)
+
+    def await_message(self, batch: Batch, packet: Publish) -> None:
+        """An ordinary message is in this batch: its receipt follows when that is stored."""
+        messages = self._messages
+        if messages is None or messages.batch is not batch:
+            messages = self._messages = _Messages(self, batch)
+            batch.waiters.append((messages, messages.packet_ids))
+        messages.packet_ids.append(packet.packet_id)
+        if packet.qos == 2 and self.kept is not None:
+            messages.exactly_once.append(packet.packet_id)
+            self.kept.publishing()
+
+    def message_logged(self, packet: Publish, logged: asyncio.Future[int]) -> None:
+        """A retained one, which has gone its own way."""
+        if packet.qos == 2 and self.kept is not None:
+            self.kept.published_at([packet.packet_id], logged.result(), 0)
+        self.stored([packet.packet_id])
+
     def stored(self, token: list[int]) -> None:
         """The batch that held these packets is on disk."""
+        if self._exactly_once:
+            self._remember_records(token)
+            return
         self.session.acknowledge_many(token)
         self.flush()
+
+    def _remember_records(self, token: list[int]) -> None:
+        """Records at QoS 2 of a session that outlives the connection: their PUBREC goes once their packet ids are kept, by
+        which a repetition is known. A gateway that dies in between leaves it to the record's time (Flag.RESENT)."""
+        assert self.kept is not None
+        self.kept.published_at([packet_id for packet_id in token if packet_id in self._exactly_once], 0, 0)
+        self._exactly_once = [packet_id for packet_id in self._exactly_once if packet_id not in token]
+        self.kept.stage(partial(self.session.acknowledge_many, token))
 
     def refused(self, token: list[int], error: DomainError) -> None:
         """The stream did not take them. MQTT 5 can say so; before that only an absent PUBACK can, so the connection ends."""
@@ -326,6 +407,9 @@ class MQTTConnection(asyncio.Protocol):
             return
         # Before MQTT 5 a refusal cannot be told apart from an acceptance, except by the end of the connection.
         self.close(reasons.NOT_AUTHORISED, f"{detail}: {packet.topic[:100]}")
+
+    def denied_subscription(self, topic_filter: str) -> None:
+        self._listener.denied(self, topic_filter)
 
     def _reject(self, packet: Publish, error: DomainError, received_us: int) -> None:
         """Keep it as a dead letter, and tell the device once that is certain."""
@@ -379,10 +463,6 @@ class MQTTConnection(asyncio.Protocol):
         if deadline is not None and deadline <= now:
             self._handle(self.session.tick(now))
 
-    def granted_qos(self, topic: str) -> int:
-        """The highest QoS among the subscriptions that match [MQTT-3.3.5-1]."""
-        return max((qos for f, qos in (self.subscribed or {}).items() if topic_matches(f, topic)), default=0)
-
     @property
     def alive(self) -> bool:
         return self._transport is not None and self.session.phase is not Phase.CLOSED
@@ -391,3 +471,47 @@ class MQTTConnection(asyncio.Protocol):
     def tenant_id(self) -> UUID:
         assert self.principal is not None
         return self.principal.tenant_id
+
+
+_NO_SHARES: dict[str, StoredSubscription] = {}
+"""Of the many connections that share nothing; replaced, never filled."""
+
+
+class _Messages:
+    """The ordinary messages of one connection in one batch. Implements stream.batcher.Waiter."""
+
+    __slots__ = ("_connection", "batch", "exactly_once", "packet_ids")
+
+    def __init__(self, connection: MQTTConnection, batch: Batch) -> None:
+        self._connection = connection
+        self.batch = batch
+        self.packet_ids: list[int] = []
+        self.exactly_once: list[int] = []
+        """those of a session that outlives the connection, at QoS 2"""
+
+    def stored(self, token: list[int]) -> None:
+        kept = self._connection.kept
+        if kept is not None and self.exactly_once:
+            kept.published_at(self.exactly_once, self.batch.sequence, len(self.exactly_once))
+        self._connection.stored(token)
+
+    def refused(self, token: list[int], error: DomainError) -> None:
+        kept = self._connection.kept
+        if kept is not None and self.exactly_once:
+            kept.published_at([], 0, len(self.exactly_once))
+        self._connection.refused(token, error)
+
+
+_HANDLERS: dict[type, Callable[[MQTTConnection, Any], None]] = {
+    Connect: MQTTConnection._on_connect,
+    Auth: MQTTConnection._on_auth,
+    PubRec: MQTTConnection._on_pubrec,
+    PubRel: MQTTConnection._on_pubrel,
+    Subscribe: MQTTConnection._on_request,
+    Unsubscribe: MQTTConnection._on_request,
+    Disconnect: MQTTConnection._on_disconnect,
+    TimedOut: MQTTConnection._on_timeout,
+    ProtocolFailed: MQTTConnection._on_failure,
+    ConnectionLost: MQTTConnection._on_nothing,
+    PingReq: MQTTConnection._on_nothing,
+}

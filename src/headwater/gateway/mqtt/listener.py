@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -52,6 +54,7 @@ class MQTTListener:
         self._connections: set[MQTTConnection] = set()
         self._held: set[MQTTConnection] = set()
         self._throttled: set[MQTTConnection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self.accepted_total = 0
@@ -74,11 +77,13 @@ class MQTTListener:
         for connection in list(self._connections):
             connection.pause()
         await self.uplink.drain()
+        await self.router.drain()
         if self.outstanding:
             await asyncio.wait(self.outstanding)
         for connection in list(self._connections):
             connection.close(reasons.SERVER_SHUTTING_DOWN, "the gateway is shutting down")
-        await asyncio.sleep(0)
+        await self.admission.end_all()
+        await self.router.drain()
         await self.uplink.drain()
 
     @property
@@ -97,7 +102,7 @@ class MQTTListener:
         self._connections.discard(connection)
         self._held.discard(connection)
         self._throttled.discard(connection)
-        self.admission.closed(connection)
+        self.admission.leave(connection)
 
     def hold(self, connection: MQTTConnection) -> None:
         """The stream is behind: this connection is read again when it has caught up."""
@@ -110,6 +115,11 @@ class MQTTListener:
         if connection not in self._throttled:
             self._throttled.add(connection)
             connection.pause()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def denied(self, connection: MQTTConnection, topic: str) -> None:
         self.denied_total += 1

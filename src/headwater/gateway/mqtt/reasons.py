@@ -12,6 +12,7 @@ NOT_AUTHORISED = 0x87
 SERVER_UNAVAILABLE = 0x88
 SERVER_BUSY = 0x89
 SERVER_SHUTTING_DOWN = 0x8B
+BAD_METHOD = 0x8C
 SESSION_TAKEN_OVER = 0x8E
 QUOTA_EXCEEDED = 0x97
 ADMINISTRATIVE = 0x98
@@ -19,11 +20,14 @@ PAYLOAD_INVALID = 0x99
 
 REASONS: dict[str, int] = {
     "auth.unauthenticated": BAD_CREDENTIALS,
+    "auth.method_unknown": BAD_METHOD,
     "device.refused": BAD_CREDENTIALS,
     "device.suspended": NOT_AUTHORISED,
     "quota.exceeded": QUOTA_EXCEEDED,
     "stream.full": QUOTA_EXCEEDED,
     "stream.unavailable": SERVER_UNAVAILABLE,
+    "stream.read_failed": SERVER_UNAVAILABLE,
+    "stream.overtaken": SERVER_UNAVAILABLE,
     "service.unavailable": SERVER_UNAVAILABLE,
     "payload.too_large": QUOTA_EXCEEDED,
 }

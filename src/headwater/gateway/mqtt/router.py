@@ -1,15 +1,14 @@
-"""Ordinary messages: from a device of a tenant to the subscribers of the same tenant, on whichever gateway they are.
+"""Ordinary messages: from a client of a tenant to the subscribers of the same tenant, on whichever gateway they are.
 
-A QoS 1 message is stored in the stream MESSAGE before it is acknowledged, and delivered by core NATS to every gateway that
-has a subscriber of that tenant. A gateway subscribes to a tenant's messages with its first subscriber and leaves with its
-last.
+What is published at QoS 1 and 2 gathers in batches of its tenant, is stored in the log, and is acknowledged then; NATS
+passes each stored batch on to every gateway with a subscriber of the tenant. At QoS 0 a batch goes to them directly. The
+cost of a message is the same however many clients are connected: one place in a batch, and one look into the tree of each
+gateway where the tenant has subscribers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -21,157 +20,313 @@ from nats.aio.client import Client
 from headwater.errors import DomainError
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.authorisation import may_subscribe, prefix_of
-from headwater.protocols.mqtt.packets import Publish, Subscribe, Unsubscribe
-from headwater.protocols.mqtt.properties import Properties
-from headwater.protocols.mqtt.topics import SubscriptionTree
+from headwater.gateway.mqtt.delivery import Delivery, Waiting
+from headwater.gateway.mqtt.figures import FIGURE, TenantFigures
+from headwater.gateway.mqtt.messages import message_of
+from headwater.gateway.mqtt.shared import SharedSubscriptions
+from headwater.gateway.mqtt.space import Space
+from headwater.protocols.mqtt.deliverable import Deliverable
+from headwater.protocols.mqtt.packets import Publish, Subscribe, Subscription, Unsubscribe
+from headwater.protocols.mqtt.topics import match as topic_matches
+from headwater.protocols.mqtt.topics import parse_share
 from headwater.stream import subjects
-from headwater.stream.envelope import Message, decode_message, encode_message
-from headwater.stream.publisher import Publisher
+from headwater.stream.batcher import Batch, Batcher
+from headwater.stream.envelope import Message
+from headwater.stream.message_log import MessageLog
+from headwater.stream.publisher import CorePublisher, Publisher
+from headwater.stream.retained_store import RetainedStore
+from headwater.stream.session_store import StoredSubscription, StoredWill, published_will
 
 if TYPE_CHECKING:
     from headwater.gateway.mqtt.connection import MQTTConnection
+    from headwater.gateway.mqtt.sessions import Opened
 
 log = structlog.get_logger(__name__)
 
 SUBSCRIPTIONS_MAX = 100
 """A connection's; a device needs a handful."""
+RECONNECTED_S = 0.5
+"""How soon after NATS is back what was missed is read."""
+RETAIN_UNDER_WAY_MAX = 1_000
+"""Retained messages that are being stored; the rest waits, and so does whoever publishes it."""
 
 
-@dataclass(slots=True)
-class _TenantSpace:
-    """The topic space of one tenant, as far as this gateway has subscribers in it."""
+class Outbox:
+    """What a tenant's clients publish on this gateway, on its way out."""
 
-    tree: SubscriptionTree[MQTTConnection]
-    nats: Any = None
-    connections: set[MQTTConnection] = field(default_factory=set)
+    __slots__ = ("fleeting", "stored")
+
+    def __init__(self, tenant_id: UUID, publisher: Publisher, core: CorePublisher) -> None:
+        self.stored = Batcher(publisher, subjects.message(tenant_id))
+        self.fleeting = Batcher(core, subjects.out(tenant_id))
 
 
 class Router:
-    def __init__(self, nats: Client, publisher: Publisher) -> None:
+    def __init__(self, nats: Client, publisher: Publisher, message_log: MessageLog, retained: RetainedStore) -> None:
         self._nats = nats
         self._publisher = publisher
-        self._spaces: dict[UUID, _TenantSpace] = {}
+        self._core = CorePublisher(nats)
+        self._log = message_log
+        self._retained = retained
+        self._retain_slots = asyncio.Semaphore(RETAIN_UNDER_WAY_MAX)
+        self._spaces: dict[UUID, Space] = {}
+        self._outboxes: dict[UUID, Outbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.shared = SharedSubscriptions(nats)
+        self.figures = TenantFigures(nats)
         self.dropped_total = 0
 
     # -- subscriptions --------------------------------------------------------------------------------------------------
 
-    def subscribe(self, connection: MQTTConnection, packet: Subscribe) -> None:
-        """SUBACK follows when NATS knows of the first subscription, so nothing published after it is missed."""
-        self._spawn(self._subscribe(connection, packet))
-
-    async def _subscribe(self, connection: MQTTConnection, packet: Subscribe) -> None:
-        codes = [self._grant(connection, s.topic_filter, s.qos) for s in packet.subscriptions]
-        if any(code < 0x80 for code in codes):
+    async def subscribe(self, connection: MQTTConnection, packet: Subscribe) -> None:
+        """SUBACK, and then what is retained. Nothing that is published after the SUBACK is missed."""
+        identifiers = packet.properties.subscription_identifiers
+        identifier = identifiers[0] if identifiers else 0
+        codes = [self._grant(connection, each) for each in packet.subscriptions]
+        granted = [
+            StoredSubscription(each.topic_filter, code, each.no_local, each.retain_as_published, identifier)
+            for each, code in zip(packet.subscriptions, codes, strict=True)
+            if code < 0x80
+        ]
+        first: list[Waiting] = []
+        delivery: Delivery | None = None
+        if granted:
             try:
-                await self._enter(connection)
-            except Exception as error:  # whatever NATS says: this subscription cannot be promised
+                delivery = await self._delivery_of(connection)
+                delivery.hold()
+                handling = {each.topic_filter: each.retain_handling for each in packet.subscriptions}
+                first = await self._add(connection, delivery, granted, handling)
+                if connection.kept is not None and not await connection.kept.write():
+                    return
+            except Exception as error:  # whatever NATS says: these subscriptions cannot be promised
                 log.warning("subscribe_failed", error=repr(error))
-                codes = [reasons.UNSPECIFIED] * len(codes)
-        space = self._spaces.get(connection.tenant_id)
-        for subscription, code in zip(packet.subscriptions, codes, strict=True):
-            if code < 0x80 and space is not None and connection.alive:
-                if connection.subscribed is None:
-                    connection.subscribed = {}
-                connection.subscribed[subscription.topic_filter] = code
-                space.tree.insert(subscription.topic_filter, connection)
+                codes = [reasons.UNSPECIFIED if code < 0x80 else code for code in codes]
+                for each in granted:
+                    await self._remove(connection, each.topic_filter)
+        if not connection.alive:
+            return
+        connection.session.suback(packet.packet_id, codes)
+        if delivery is not None:
+            delivery.release(first)
+        connection.flush()
+
+    async def _delivery_of(self, connection: MQTTConnection) -> Delivery:
+        if connection.delivery is None:
+            space = await self._enter(connection.tenant_id)
+            connection.delivery = Delivery(connection, space, connection.kept)
+            if connection.kept is not None:
+                connection.kept.delivery = connection.delivery
+            space.deliveries.add(connection.delivery)
+        return connection.delivery
+
+    async def _add(
+        self, connection: MQTTConnection, delivery: Delivery, granted: list[StoredSubscription], handling: dict[str, int]
+    ) -> list[Waiting]:
+        """Returns what is retained and due, in its order."""
+        due: list[StoredSubscription] = []
+        since = delivery.space.place[0] - 1
+        for each in granted:
+            subscription = msgspec.structs.replace(each, since=since)
+            share = parse_share(each.topic_filter)
+            if share is not None:
+                await self.shared.join(connection.tenant_id, share, delivery, subscription)
+                connection.shared = {**connection.shared, each.topic_filter: subscription}
+                continue  # section 4.8.2: no retained messages
+            known = delivery.subscriptions.get(each.topic_filter)
+            if known is not None:
+                subscription = msgspec.structs.replace(subscription, since=known.since)
+            delivery.subscriptions[each.topic_filter] = subscription
+            delivery.space.subscribers.insert(delivery, subscription)
+            when = handling[each.topic_filter]
+            if when == 0 or (when == 1 and known is None):  # [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
+                due.append(subscription)
+        found = await asyncio.gather(*(self._retained_for(connection.tenant_id, each) for each in due))
+        return [waiting for each in found for waiting in each]
+
+    async def _retained_for(self, tenant_id: UUID, subscription: StoredSubscription) -> list[Waiting]:
+        identifiers = (subscription.identifier,) if subscription.identifier else ()
+        messages = self.figures.of(tenant_id) if subscription.topic_filter.startswith("$SYS/") else []
+        messages += await self._retained.matching(tenant_id, subscription.topic_filter)
+        return [
+            Waiting(m, min(m.qos, subscription.qos), True, identifiers, topic=m.topic)  # [MQTT-3.3.1-8]
+            for m in messages
+            if topic_matches(subscription.topic_filter, m.topic)
+        ]
+
+    def _grant(self, connection: MQTTConnection, subscription: Subscription) -> int:
+        """The SUBACK code of one subscription."""
+        is_v5 = connection.session.protocol_level >= 5
+        share = parse_share(subscription.topic_filter)
+        topic_filter = share.topic_filter if share is not None else subscription.topic_filter
+        if not may_subscribe(connection.granted, topic_filter):
+            connection.denied_subscription(subscription.topic_filter)
+            return reasons.NOT_AUTHORISED if is_v5 else reasons.UNSPECIFIED
+        count = len(connection.delivery.subscriptions) if connection.delivery is not None else 0
+        if count + len(connection.shared) >= SUBSCRIPTIONS_MAX:
+            return reasons.QUOTA_EXCEEDED if is_v5 else reasons.UNSPECIFIED
+        return subscription.qos
+
+    async def unsubscribe(self, connection: MQTTConnection, packet: Unsubscribe) -> None:
+        codes = [0x00 if await self._remove(connection, each) else 0x11 for each in packet.topic_filters]
+        if connection.kept is not None and 0x00 in codes and not await connection.kept.write():
+            return
         if connection.alive:
-            connection.session.suback(packet.packet_id, codes)
+            connection.session.unsuback(packet.packet_id, codes)
             connection.flush()
 
-    def _grant(self, connection: MQTTConnection, topic_filter: str, qos: int) -> int:
-        """The SUBACK code of one subscription."""
-        if not may_subscribe(connection.granted, topic_filter):
-            return reasons.NOT_AUTHORISED if connection.session.protocol_level >= 5 else reasons.UNSPECIFIED
-        if len(connection.subscribed or ()) >= SUBSCRIPTIONS_MAX:
-            return reasons.QUOTA_EXCEEDED if connection.session.protocol_level >= 5 else reasons.UNSPECIFIED
-        return min(qos, 1)
+    async def _remove(self, connection: MQTTConnection, topic_filter: str) -> bool:
+        """False = it was not there."""
+        delivery = connection.delivery
+        if delivery is None:
+            return False
+        share = parse_share(topic_filter)
+        if share is not None:
+            if topic_filter not in connection.shared:
+                return False
+            connection.shared = {each: known for each, known in connection.shared.items() if each != topic_filter}
+            await self.shared.leave(connection.tenant_id, share, delivery)
+            return True
+        subscription = delivery.subscriptions.pop(topic_filter, None)
+        if subscription is None:
+            return False
+        delivery.space.subscribers.remove(delivery, subscription)
+        return True
 
-    def unsubscribe(self, connection: MQTTConnection, packet: Unsubscribe) -> None:
-        codes = []
-        space = self._spaces.get(connection.tenant_id)
-        for topic_filter in packet.topic_filters:
-            known = connection.subscribed is not None and connection.subscribed.pop(topic_filter, None) is not None
-            if known and space is not None:
-                space.tree.remove(topic_filter, connection)
-            codes.append(0x00 if known else 0x11)
-        connection.session.unsuback(packet.packet_id, codes)
+    async def resume(self, connection: MQTTConnection, opened: Opened) -> None:
+        """Everything that a session of an earlier connection had subscribed to, before its CONNACK. Raises DomainErrors."""
+        if not opened.subscriptions and not opened.pending:
+            return
+        record = opened.kept.record if opened.kept is not None else None
+        assert record is not None
+        delivery = await self._delivery_of(connection)
+        delivery.begin_again(opened.pending, (record.sequence, record.index))
+        for subscription in opened.subscriptions:
+            share = parse_share(subscription.topic_filter)
+            topic_filter = share.topic_filter if share is not None else subscription.topic_filter
+            if not may_subscribe(connection.granted, topic_filter):
+                continue  # the profile has changed since
+            if share is not None:
+                connection.shared = {**connection.shared, subscription.topic_filter: subscription}
+            else:
+                delivery.subscriptions[subscription.topic_filter] = subscription
+                delivery.space.subscribers.insert(delivery, subscription)
+        for topic_filter, subscription in connection.shared.items():
+            share = parse_share(topic_filter)
+            assert share is not None
+            await self.shared.join(connection.tenant_id, share, delivery, subscription)
+
+    async def _enter(self, tenant_id: UUID) -> Space:
+        while True:
+            space = self._spaces.get(tenant_id)
+            if space is None:
+                space = self._spaces[tenant_id] = Space(tenant_id, self._nats, self._log)
+            await space.open()
+            if self._spaces.get(tenant_id) is space:  # its last subscriber may have left meanwhile
+                return space
 
     def leave(self, connection: MQTTConnection) -> None:
         """The connection has ended."""
-        space = self._spaces.get(connection.tenant_id)
-        if space is None or connection not in space.connections:
+        delivery = connection.delivery
+        if delivery is None:
             return
-        for topic_filter in connection.subscribed or ():
-            space.tree.remove(topic_filter, connection)
-        space.connections.discard(connection)
-        if not space.connections:
-            del self._spaces[connection.tenant_id]
-            if space.nats is not None:
-                self._spawn(self._unsubscribe_nats(space.nats))
+        space = delivery.space
+        delivery.stop()
+        self.dropped_total += delivery.dropped
+        for subscription in delivery.subscriptions.values():
+            space.subscribers.remove(delivery, subscription)
+        for topic_filter in connection.shared:
+            share = parse_share(topic_filter)
+            if share is not None:
+                self._spawn(self.shared.leave(connection.tenant_id, share, delivery))
+        space.deliveries.discard(delivery)
+        if not space.deliveries and self._spaces.get(space.tenant_id) is space:
+            del self._spaces[space.tenant_id]
+            self._spawn(space.close())
 
-    async def _enter(self, connection: MQTTConnection) -> None:
-        tenant_id = connection.tenant_id
+    async def watch_connection(self) -> None:
+        """After NATS was away: what was published meanwhile is in the log."""
+        reconnects = self._nats.stats["reconnects"]
+        while True:
+            await asyncio.sleep(RECONNECTED_S)
+            if self._nats.is_connected and self._nats.stats["reconnects"] != reconnects:
+                reconnects = self._nats.stats["reconnects"]
+                for space in self._spaces.values():
+                    space.repair()
+
+    # -- $SYS -----------------------------------------------------------------------------------------------------------
+
+    def sent(self, tenant_id: UUID) -> int:
+        """Messages that this gateway has handed to the tenant's subscribers, since the first of them came."""
         space = self._spaces.get(tenant_id)
-        if space is None:
-            space = self._spaces[tenant_id] = _TenantSpace(SubscriptionTree())
-            space.connections.add(connection)
+        return space.sent_total if space is not None else 0
 
-            async def deliver(message: Any) -> None:
-                self._deliver(tenant_id, message.data)
+    def watched(self) -> list[UUID]:
+        return [tenant_id for tenant_id, space in self._spaces.items() if space.subscribers.of(FIGURE)]
 
-            space.nats = await self._nats.subscribe(subjects.messages_of(tenant_id), cb=deliver)
-        space.connections.add(connection)
-        await self._nats.flush(timeout=5)
-
-    async def _unsubscribe_nats(self, subscription: Any) -> None:
-        try:
-            await subscription.unsubscribe()
-        except Exception as error:  # the connection to NATS is gone, and the subscription with it
-            log.info("unsubscribe_failed", error=repr(error))
+    def hand_figures(self, tenant_id: UUID, messages: list[Message]) -> None:
+        space = self._spaces.get(tenant_id)
+        if space is not None:
+            self._spawn(space.hand_out(messages))
 
     # -- publishing -----------------------------------------------------------------------------------------------------
 
-    def publish(self, connection: MQTTConnection, packet: Publish) -> None:
-        """From a device: stored, then acknowledged in its turn."""
-        message = _message_of(packet)
-        subject = subjects.message(connection.tenant_id, packet.topic)
-        ended = asyncio.ensure_future(self._store(subject, message))
-        connection.answer_later(packet, ended, partial(_acknowledge, connection, packet))
-
-    async def _store(self, subject: str, message: Message) -> None:
-        if message.qos:
-            await self._publisher.publish(subject, encode_message(message))
+    def publish(self, connection: MQTTConnection, packet: Publish) -> bool:
+        """From a client. False = the stream is behind: read no more of it for now."""
+        message = message_of(packet, connection.client_key)
+        outbox = self.outbox(connection.tenant_id)
+        if packet.retain:
+            self._publish_retained(connection, packet, message, outbox)
+        elif packet.qos:
+            connection.await_message(outbox.stored.put_message(message), packet)
         else:
-            await self._nats.publish(subject, encode_message(message))
+            outbox.fleeting.put_message(message)
+        return not outbox.stored.full
+
+    def publish_will(self, tenant_id: UUID, will: StoredWill) -> None:
+        """Of a client that is not connected here any more."""
+        message = published_will(will)
+        if message.retain:
+            self._spawn(self._keep(tenant_id, message))
+        outbox = self.outbox(tenant_id)
+        (outbox.stored if message.qos else outbox.fleeting).put_message(message)
+
+    def _publish_retained(self, connection: MQTTConnection, packet: Publish, message: Message, outbox: Outbox) -> None:
+        """Acknowledged when the log has it and its topic, too."""
+        kept = asyncio.ensure_future(self._keep(connection.tenant_id, message))
+        if not packet.qos:
+            outbox.fleeting.put_message(message)
+            connection.answer_later(packet, kept, lambda: None)
+            return
+        logged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        batch = outbox.stored.put_message(message)
+        batch.waiters.append((_Logged(batch, logged), []))
+        both = asyncio.ensure_future(_both(kept, logged))
+        connection.answer_later(packet, both, partial(connection.message_logged, packet, logged))
+
+    async def _keep(self, tenant_id: UUID, message: Message) -> None:
+        async with self._retain_slots:
+            await self._retained.keep(tenant_id, message)
+
+    def outbox(self, tenant_id: UUID) -> Outbox:
+        outbox = self._outboxes.get(tenant_id)
+        if outbox is None:
+            outbox = self._outboxes[tenant_id] = Outbox(tenant_id, self._publisher, self._core)
+        return outbox
+
+    async def drain(self) -> None:
+        """Returns when everything that was published is stored, or refused."""
+        for outbox in list(self._outboxes.values()):
+            await outbox.stored.drain()
+            await outbox.fleeting.drain()
 
     def tell_error(self, connection: MQTTConnection, packet: Publish, error: DomainError) -> None:
         """On the device's own errors topic, where it has subscribed to it: what MQTT 3.1.1 cannot say in a PUBACK."""
         assert connection.principal is not None
         topic = f"{prefix_of(connection.principal)}errors"
-        if connection.subscribed is not None and topic in connection.subscribed:
+        delivery = connection.delivery
+        if delivery is not None and any(topic_matches(each, topic) for each in delivery.subscriptions):
             body = {"topic": packet.topic, "packet_id": packet.packet_id, "code": error.code, "detail": error.detail}
-            connection.deliver(topic, msgspec.json.encode({**error.fields, **body}), 0, None)
-
-    # -- delivering -----------------------------------------------------------------------------------------------------
-
-    def _deliver(self, tenant_id: UUID, data: bytes) -> None:
-        space = self._spaces.get(tenant_id)
-        if space is None:
-            return
-        message = decode_message(data)
-        if message.expires_at and message.expires_at <= time.time_ns() // 1000:
-            return
-        for connection in dict.fromkeys(space.tree.match(message.topic)):
-            self._send(connection, message)
-
-    def _send(self, connection: MQTTConnection, message: Message) -> None:
-        """Once per client, at the highest QoS of its matching subscriptions [MQTT-3.3.5-1]."""
-        if not connection.alive:
-            return
-        qos = min(message.qos, connection.granted_qos(message.topic))
-        if not connection.deliver(message.topic, message.payload, qos, _properties(message)):
-            self.dropped_total += 1
+            connection.session.deliver(Deliverable(topic, msgspec.json.encode({**error.fields, **body}), None), 0)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -179,38 +334,21 @@ class Router:
         task.add_done_callback(self._tasks.discard)
 
 
-def _acknowledge(connection: MQTTConnection, packet: Publish) -> None:
-    if packet.qos:
-        connection.stored([packet.packet_id])
+class _Logged:
+    """Implements stream.batcher.Waiter for one message."""
+
+    __slots__ = ("_batch", "_logged")
+
+    def __init__(self, batch: Batch, logged: asyncio.Future[int]) -> None:
+        self._batch = batch
+        self._logged = logged
+
+    def stored(self, token: list[int]) -> None:
+        self._logged.set_result(self._batch.sequence)
+
+    def refused(self, token: list[int], error: DomainError) -> None:
+        self._logged.set_exception(error)
 
 
-def _message_of(packet: Publish) -> Message:
-    properties = packet.properties
-    if properties is None:
-        return Message(packet.topic, packet.payload, packet.qos)
-    expiry_s = properties.message_expiry_s
-    return Message(
-        topic=packet.topic,
-        payload=packet.payload,
-        qos=packet.qos,
-        expires_at=time.time_ns() // 1000 + expiry_s * 1_000_000 if expiry_s is not None else 0,
-        payload_format=properties.payload_format,
-        content_type=properties.content_type,
-        response_topic=properties.response_topic,
-        correlation_data=properties.correlation_data,
-        user_properties=properties.user_properties,
-    )
-
-
-def _properties(message: Message) -> Properties | None:
-    remaining = None
-    if message.expires_at:
-        remaining = max(1, (message.expires_at - time.time_ns() // 1000) // 1_000_000)  # [MQTT-3.3.2-6]
-    return Properties(
-        message_expiry_s=remaining,
-        payload_format=message.payload_format,
-        content_type=message.content_type,
-        response_topic=message.response_topic,
-        correlation_data=message.correlation_data,
-        user_properties=message.user_properties,
-    )
+async def _both(kept: asyncio.Future[None], logged: asyncio.Future[int]) -> None:
+    await asyncio.gather(kept, logged)

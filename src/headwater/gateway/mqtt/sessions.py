@@ -1,0 +1,262 @@
+"""Sessions that outlive their connections: who serves one, how it moves, what becomes of it and of its will.
+
+A session is served by one gateway at a time, the one that its record names. Where a client comes to another, that one asks
+the first to let go, and waits until the first has written down how far it got; a gateway that does not answer is dead, and
+then the record is as it was written last. Nobody is asked about clients that have no such session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+
+from headwater.device.principal import Principal
+from headwater.errors import DomainError, Unavailable
+from headwater.gateway.mqtt.kept_session import SNAPSHOT_S, KeptSession
+from headwater.protocols.mqtt.packets import Connect
+from headwater.stream import subjects
+from headwater.stream.envelope import Message
+from headwater.stream.keyed import Overtaken
+from headwater.stream.message_log import MessageLog
+from headwater.stream.retained_store import RetainedStore
+from headwater.stream.session_store import (
+    Pending,
+    SessionRecord,
+    SessionStore,
+    StoredSession,
+    StoredSubscription,
+    StoredWill,
+)
+
+if TYPE_CHECKING:
+    from headwater.gateway.mqtt.connection import MQTTConnection
+
+log = structlog.get_logger(__name__)
+
+EXPIRY_S_MAX = 30 * 86_400
+"""A session that nobody has used for a month goes; a client that asks for more is told."""
+RELEASE_S = 5.0
+"""A gateway that lives writes one record in that time, however busy it is."""
+SETTLED_S = 0.25
+"""After a gateway has died: what it had sent to the log before is in the log by then."""
+ATTEMPTS = 5
+"""Two gateways that both open one session overtake each other once or twice."""
+SCAN_BATCHES = 64
+
+EndLocal = Callable[[UUID, str, bool], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Opened:
+    """present   what CONNACK says
+    kept         None: the session ends with its connection, and there is no will
+    earlier_will of the session that has just ended, where it had not been published yet
+    """
+
+    present: bool = False
+    kept: KeptSession | None = None
+    subscriptions: list[StoredSubscription] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+    messages: dict[int, Message] = field(default_factory=dict)
+    earlier_will: StoredWill | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Comer:
+    """Who wants a session."""
+
+    connection: MQTTConnection
+    connect: Connect
+    principal: Principal
+    will: StoredWill | None
+
+    @property
+    def expiry_s(self) -> int:
+        return min(self.connection.session.session_expiry_s, EXPIRY_S_MAX)
+
+    def may_resume(self, record: SessionRecord) -> bool:
+        """What one device had subscribed to is not for another, even when it uses the same identifier."""
+        return not self.connect.clean_start and record.expiry_s > 0 and record.device == self.principal.device_id.bytes
+
+
+class Sessions:
+    """end_local  ends this gateway's connection of a client (tenant, client id, successor starts clean), and waits for it"""
+
+    def __init__(self, nats_client: Client, gateway_id: UUID, message_log: MessageLog, retained: RetainedStore) -> None:
+        self._nats = nats_client
+        self._gateway_id = gateway_id
+        self._log = message_log
+        self._retained = retained
+        self._store = SessionStore(nats_client)
+        self._kept: set[KeptSession] = set()
+        self._timers: set[asyncio.Task[None]] = set()
+        self.end_local: EndLocal
+
+    # -- beginning ------------------------------------------------------------------------------------------------------
+
+    async def open(
+        self, connection: MQTTConnection, connect: Connect, principal: Principal, will: StoredWill | None
+    ) -> Opened:
+        """Find, take over, discard or begin the session of a client that has come. Raises DomainErrors."""
+        client_id, tenant_id = connection.client_id, principal.tenant_id
+        stored = await self._store.find(tenant_id, client_id)
+        for _ in range(ATTEMPTS):
+            is_dead = False
+            if stored.record is not None and stored.record.connected:
+                is_dead = not await self._release(stored.record, connect.clean_start)
+                stored = await self._store.find(tenant_id, client_id)
+            try:
+                return await self._open(_Comer(connection, connect, principal, will), stored, is_dead)
+            except Overtaken:
+                stored = await self._store.find(tenant_id, client_id)
+        raise Unavailable("another connection of this client came at the same moment")
+
+    async def _open(self, comer: _Comer, stored: StoredSession, is_dead: bool) -> Opened:
+        """is_dead: the gateway that served it is. Raises Overtaken, and others."""
+        record, tenant_id = stored.record, comer.principal.tenant_id
+        opened = Opened(present=record is not None and comer.may_resume(record))
+        if record is not None and not opened.present and (record.will_at or is_dead):
+            opened.earlier_will = record.will
+        if record is None or not opened.present:
+            if not comer.expiry_s and comer.will is None:
+                if record is not None:
+                    await self._store.remove(record, stored.revision)
+                return opened
+            record = await self._new_record(comer)
+        elif is_dead:
+            await self._learn_published(tenant_id, record)
+        if opened.present:
+            opened.subscriptions, opened.pending = record.subscriptions, record.pending
+            opened.messages = await self._messages_of(tenant_id, record.pending)
+        record.owner, record.epoch, record.connected = self._gateway_id.bytes, comer.connection.epoch, True
+        record.expiry_s, record.will, record.will_at = comer.expiry_s, comer.will, 0
+        revision = await self._store.save(record, stored.revision)
+        opened.kept = KeptSession(self._store, comer.connection, record, revision)
+        self._kept.add(opened.kept)
+        return opened
+
+    async def _new_record(self, comer: _Comer) -> SessionRecord:
+        end = await self._log.end(comer.principal.tenant_id) if comer.expiry_s else 0
+        return SessionRecord(
+            tenant=comer.principal.tenant_id.bytes, client_id=comer.connection.client_id,
+            device=comer.principal.device_id.bytes, owner=b"", epoch=0, connected=True, expiry_s=0,
+            sequence=end + 1, published=end,
+        )  # fmt: skip
+
+    async def _messages_of(self, tenant_id: UUID, pending: list[Pending]) -> dict[int, Message]:
+        """By packet id; what the log does not keep any more is absent."""
+        found: dict[int, Message] = {}
+        unreleased = [each for each in pending if not each.released]
+        for sequence in sorted({each.sequence for each in unreleased if each.sequence}):
+            batches = await self._log.read(tenant_id, sequence, 1)
+            messages = batches[0].messages if batches and batches[0].sequence == sequence else []
+            for each in unreleased:
+                if each.sequence == sequence and each.index < len(messages):
+                    found[each.packet_id] = messages[each.index]
+        for each in unreleased:
+            if not each.sequence:
+                message = await self._retained.find(tenant_id, each.topic)
+                if message is not None:
+                    found[each.packet_id] = message
+        return found
+
+    async def _learn_published(self, tenant_id: UUID, record: SessionRecord) -> None:
+        """What the client published at QoS 2 since the record was written: the gateway that took it is dead."""
+        await asyncio.sleep(SETTLED_S)
+        sender = subjects.client_key(record.client_id)
+        received = set(record.received)
+        while batches := await self._log.read(tenant_id, record.published + 1, SCAN_BATCHES):
+            for batch in batches:
+                received.update(m.packet_id for m in batch.messages if m.packet_id and m.sender == sender)
+            record.published = batches[-1].sequence
+        record.received = sorted(received)
+
+    # -- moving ---------------------------------------------------------------------------------------------------------
+
+    async def _release(self, record: SessionRecord, successor_is_clean: bool) -> bool:
+        """Ask who serves it to let go. False = there is nobody: its gateway is dead."""
+        tenant_id, owner = UUID(bytes=record.tenant), UUID(bytes=record.owner)
+        if owner == self._gateway_id:
+            await self.end_local(tenant_id, record.client_id, successor_is_clean)
+            return True
+        request = msgspec.msgpack.encode((record.tenant, record.client_id, successor_is_clean))
+        try:
+            await self._nats.request(subjects.release(owner), request, timeout=RELEASE_S)
+        except (nats.errors.NoRespondersError, TimeoutError, nats.errors.TimeoutError):
+            log.info("session_taken_from_the_dead", gateway=owner.hex)
+            return False
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable("the session cannot be moved now; try again") from error
+        return True
+
+    async def listen(self) -> None:
+        async def released(message: Any) -> None:
+            tenant, client_id, successor_is_clean = msgspec.msgpack.decode(message.data)
+            await self.end_local(UUID(bytes=tenant), client_id, successor_is_clean)
+            await message.respond(b"")
+
+        async def requested(message: Any) -> None:
+            asyncio.ensure_future(released(message)).add_done_callback(_report)  # one must not wait for another
+
+        await self._nats.subscribe(subjects.release(self._gateway_id), cb=requested)
+
+    # -- ending ---------------------------------------------------------------------------------------------------------
+
+    async def close(self, kept: KeptSession, will: StoredWill | None, publish: Callable[[], None]) -> None:
+        """The connection has ended. publish  what publishes the will: now, or after its delay, unless the client is back."""
+        self._kept.discard(kept)
+        expiry_s = kept.record.expiry_s = min(kept.connection.session.session_expiry_s, EXPIRY_S_MAX)
+        delay_s = min(will.delay_s, expiry_s) if will is not None else 0
+        if will is not None and not delay_s:
+            publish()
+            will = None
+        will_at = time.time_ns() // 1000 + delay_s * 1_000_000 if will is not None else 0
+        if await kept.end(will, will_at) and will is not None:
+            timer = asyncio.ensure_future(self._publish_later(kept, delay_s, publish))
+            self._timers.add(timer)
+            timer.add_done_callback(self._timers.discard)
+
+    async def _publish_later(self, kept: KeptSession, delay_s: float, publish: Callable[[], None]) -> None:
+        """A gateway that ends before that leaves it to a worker (stream/session_reaper.py)."""
+        await asyncio.sleep(delay_s)
+        record = kept.record
+        record.will, record.will_at = None, 0
+        record.expiry_s = max(0, record.expiry_s - round(delay_s))
+        try:
+            if record.expiry_s:
+                kept.revision = await self._store.save(record, kept.revision)
+            else:
+                await self._store.remove(record, kept.revision)
+        except Overtaken:
+            return  # the client is back
+        except DomainError as error:
+            log.warning("will_left_to_a_worker", error=repr(error))
+            return
+        publish()
+
+    # -- upkeep ---------------------------------------------------------------------------------------------------------
+
+    async def write_for_ever(self) -> None:
+        """What has changed of the sessions that are served here."""
+        while True:
+            await asyncio.sleep(SNAPSHOT_S)
+            await asyncio.gather(*(kept.write() for kept in list(self._kept) if kept.is_dirty))
+
+    def stop(self) -> None:
+        """Wills that are not due yet are a worker's matter from now on (stream/session_reaper.py)."""
+        for timer in self._timers:
+            timer.cancel()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.warning("release_failed", error=repr(task.exception()))

@@ -1,0 +1,46 @@
+"""Retained messages: the newest of each topic, in the stream RETAINED (section 3.3.1.3).
+
+When two publish to one topic at the same moment through two gateways, the one that the stream got last is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+from nats.aio.client import Client
+
+from headwater.stream import subjects
+from headwater.stream.envelope import Message, decode_message, encode_message
+from headwater.stream.keyed import KeyedStream
+from headwater.stream.topology import RETAINED_STREAM
+
+
+class RetainedStore:
+    def __init__(self, client: Client) -> None:
+        self._stream = KeyedStream(client, RETAINED_STREAM)
+
+    async def keep(self, tenant_id: UUID, message: Message) -> None:
+        """In place of what the topic had; an empty payload removes that [MQTT-3.3.1-6]. Raises StreamFull,
+        StreamUnavailable."""
+        subject = subjects.retained(tenant_id, message.topic)
+        if not message.payload:
+            await self._stream.remove(subject)
+            return
+        ttl_s = None
+        if message.expires_at:
+            ttl_s = max(1, -(-(message.expires_at - time.time_ns() // 1000) // 1_000_000))
+        await self._stream.put(subject, encode_message(message), ttl_s=ttl_s)
+
+    async def matching(self, tenant_id: UUID, topic_filter: str) -> list[Message]:
+        """Of every topic that the filter's subjects mean, in the order in which they were retained: more than the filter
+        does where that begins with a wildcard (stream/subjects.py). Raises ReadFailed."""
+        stored = await self._stream.select(subjects.retained_matching(tenant_id, topic_filter))
+        now_us = time.time_ns() // 1000
+        messages = [decode_message(each.data) for each in sorted(stored, key=lambda each: each.sequence)]
+        return [message for message in messages if not 0 < message.expires_at <= now_us]
+
+    async def find(self, tenant_id: UUID, topic: str) -> Message | None:
+        """Raises ReadFailed."""
+        stored = await self._stream.find(subjects.retained(tenant_id, topic))
+        return decode_message(stored.data) if stored is not None and stored.data else None

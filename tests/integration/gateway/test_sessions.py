@@ -1,0 +1,233 @@
+"""Sessions, retained messages, wills and shared subscriptions on two gateways that are one broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.support.engines import DatabaseURLs
+from tests.support.gateways import Device, Gateway, add_device, eventually, running_gateway
+from tests.support.packet_client import Closed, PacketClient
+
+from headwater.protocols.mqtt import Disconnect, Properties, PubAck, PubComp, Publish, PubRec, PubRel, Will
+
+OPEN = {"publish": ["#"], "subscribe": ["#"]}
+
+
+@pytest.fixture
+async def gateways(database_urls: DatabaseURLs, nats_url: str) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    async with (
+        running_gateway(database_urls, nats_url, name="one") as one,
+        running_gateway(database_urls, nats_url, name="two") as two,
+    ):
+        yield one, two
+
+
+@pytest.fixture
+async def device(database_urls: DatabaseURLs, tenant_factory: object) -> Device:
+    tenant_id = await tenant_factory()  # type: ignore[operator]
+    return await add_device(database_urls.owner, tenant_id, definition=OPEN)
+
+
+Two = tuple[Gateway, Gateway]
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_a_message_reaches_the_other_gateway(gateways: Two, device: Device, qos: int) -> None:
+    listener = await PacketClient.open(gateways[0], device, "listener")
+    assert await listener.subscribe("a/+", qos=2) == (2,)
+    speaker = await PacketClient.open(gateways[1], device, "speaker")
+    await speaker.publish("a/b", b"1", qos, content_type="text/plain", user_properties=(("k", "v"), ("k", "w")))
+    message = await listener.take()
+    assert (message.topic, message.payload, message.qos, message.retain) == ("a/b", b"1", qos, False)
+    assert message.properties == Properties(content_type="text/plain", user_properties=(("k", "v"), ("k", "w")))
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_a_session_waits_for_its_client_and_goes_on_elsewhere(gateways: Two, device: Device, qos: int) -> None:
+    listener = await PacketClient.open(gateways[0], device, "listener", session_expiry_s=600)
+    assert not listener.connack.session_present
+    await listener.subscribe("a/#", qos=2)
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    await speaker.publish("a/0", b"0", qos)
+    assert (await listener.take()).payload == b"0"
+    await listener.bye()
+    for number in range(1, 6):
+        await speaker.publish(f"a/{number}", str(number).encode(), qos)
+        await speaker.publish("b", b"not for it", qos)
+    listener = await PacketClient.open(gateways[1], device, "listener", clean_start=False, session_expiry_s=600)
+    assert listener.connack.session_present
+    assert [(await listener.take()).payload for _ in range(5)] == [b"1", b"2", b"3", b"4", b"5"]
+    await speaker.publish("a/6", b"6", qos)
+    assert (await listener.take()).payload == b"6"
+    assert await listener.silent()
+    await listener.bye()
+    listener = await PacketClient.open(gateways[0], device, "listener", clean_start=True, session_expiry_s=600)
+    assert not listener.connack.session_present
+    await speaker.publish("a/7", b"7", qos)
+    assert await listener.silent()
+
+
+async def test_what_was_not_acknowledged_comes_again_under_its_packet_id(gateways: Two, device: Device) -> None:
+    listener = await PacketClient.open(gateways[0], device, "listener", session_expiry_s=600)
+    await listener.subscribe("a", qos=2)
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    for number, qos in enumerate((1, 2, 2, 1)):
+        await speaker.publish("a", str(number).encode(), qos)
+    first = {(m := await listener.expect(Publish)).payload: m for _ in range(4)}
+    await listener.send(PubAck(first[b"0"].packet_id))
+    await listener.send(PubRec(first[b"1"].packet_id))
+    assert (await listener.expect(PubRel)).packet_id == first[b"1"].packet_id
+    await listener.abort()
+    listener = await PacketClient.open(gateways[1], device, "listener", clean_start=False, session_expiry_s=600)
+    again = [await listener.next() for _ in range(3)]
+    assert PubRel(first[b"1"].packet_id) in again
+    sent = [packet for packet in again if isinstance(packet, Publish)]
+    assert [(m.payload, m.dup, m.packet_id) for m in sent] == [
+        (payload, True, first[payload].packet_id) for payload in (b"2", b"3")
+    ]
+    await listener.send(PubComp(first[b"1"].packet_id))
+    await listener.send(PubRec(first[b"2"].packet_id))
+    assert (await listener.expect(PubRel)).packet_id == first[b"2"].packet_id
+    await listener.send(PubComp(first[b"2"].packet_id))
+    await listener.send(PubAck(first[b"3"].packet_id))
+    assert await listener.silent()
+
+
+async def test_a_publisher_that_comes_back_elsewhere_is_known_to_repeat_itself(gateways: Two, device: Device) -> None:
+    listener = await PacketClient.open(gateways[0], device, "listener")
+    await listener.subscribe("a", qos=2)
+    speaker = await PacketClient.open(gateways[0], device, "speaker", session_expiry_s=600)
+    await speaker.send(Publish("a", b"once", 2, packet_id=7))
+    assert (await speaker.expect(PubRec)).packet_id == 7
+    await speaker.abort()
+    speaker = await PacketClient.open(gateways[1], device, "speaker", clean_start=False, session_expiry_s=600)
+    assert speaker.connack.session_present
+    await speaker.send(Publish("a", b"once", 2, dup=True, packet_id=7))
+    assert (await speaker.expect(PubRec)).packet_id == 7
+    await speaker.send(PubRel(7))
+    assert (await speaker.expect(PubComp)) == PubComp(7)
+    await speaker.send(Publish("a", b"another", 2, packet_id=7))
+    assert (await speaker.expect(PubRec)).packet_id == 7
+    assert [(await listener.take()).payload for _ in range(2)] == [b"once", b"another"]
+    assert await listener.silent()
+
+
+async def test_a_newer_connection_takes_over_on_another_gateway(gateways: Two, device: Device) -> None:
+    for expiry_s in (0, 600):
+        older = await PacketClient.open(gateways[0], device, "same", session_expiry_s=expiry_s)
+        newer = await PacketClient.open(gateways[1], device, "same", clean_start=False, session_expiry_s=expiry_s)
+        assert newer.connack.session_present == (expiry_s > 0)
+        assert (await older.expect(Disconnect)).reason == 0x8E
+        with pytest.raises(Closed):
+            await older.next()
+        await newer.bye()
+
+
+async def test_retained_messages(gateways: Two, device: Device) -> None:
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    await speaker.publish("r/1", b"one", 1, retain=True, message_expiry_s=600)
+    await speaker.publish("r/2", b"two", 0, retain=True)
+    await speaker.publish("r/gone", b"x", 1, retain=True)
+    await speaker.publish("r/gone", b"", 1, retain=True)
+    listener = await PacketClient.open(gateways[1], device, "listener")
+    await listener.subscribe("r/#", identifier=5)
+    one, two = [await listener.take() for _ in range(2)]
+    assert (one.topic, one.payload, one.qos, one.retain) == ("r/1", b"one", 1, True)
+    assert one.properties is not None
+    assert one.properties.subscription_identifiers == (5,)
+    assert 590 < (one.properties.message_expiry_s or 0) <= 600
+    assert (two.topic, two.payload, two.qos, two.retain) == ("r/2", b"two", 0, True)
+    await listener.subscribe("#", retain_handling=1)
+    assert {(await listener.take()).topic for _ in range(2)} == {"r/1", "r/2"}
+    await listener.subscribe("#", retain_handling=1)
+    await listener.subscribe("r/+", retain_handling=2)
+    assert await listener.silent()
+    await listener.unsubscribe("#", "r/+", "r/#")
+    await listener.subscribe("k", retain_as_published=True, retain_handling=2)
+    await listener.subscribe("l", retain_handling=2)
+    await speaker.publish("k", b"kept", 1, retain=True)
+    await speaker.publish("l", b"not", 1, retain=True)
+    assert [((m := await listener.take()).topic, m.retain) for _ in range(2)] == [("k", True), ("l", False)]
+
+
+async def test_a_client_gets_one_copy_at_the_highest_qos_with_every_identifier(gateways: Two, device: Device) -> None:
+    client = await PacketClient.open(gateways[0], device, "client")
+    await client.subscribe("a/#", qos=0, identifier=1)
+    await client.subscribe("a/+", qos=2, identifier=2)
+    await client.subscribe("n", qos=1, no_local=True)
+    speaker = await PacketClient.open(gateways[1], device, "speaker")
+    await speaker.publish("a/b", b"x", 1)
+    message = await client.take()
+    assert message.qos == 1
+    assert message.properties is not None
+    assert sorted(message.properties.subscription_identifiers) == [1, 2]
+    await client.publish("n", b"own", 1)
+    await speaker.publish("n", b"other", 1)
+    assert (await client.take()).payload == b"other"
+    assert await client.silent()
+
+
+async def test_a_will(gateways: Two, device: Device) -> None:
+    listener = await PacketClient.open(gateways[0], device, "listener")
+    await listener.subscribe("w/#", qos=2)
+
+    def will(topic: str, **properties: int) -> Will:
+        return Will(topic, b"gone", 1, properties=Properties(**properties) if properties else Properties())
+
+    client = await PacketClient.open(gateways[1], device, "client", will=will("w/1"))
+    await client.bye()
+    client = await PacketClient.open(gateways[1], device, "client", will=will("w/2"))
+    await client.abort()
+    assert (await listener.take()).topic == "w/2"
+    client = await PacketClient.open(gateways[1], device, "client", will=will("w/3"))
+    await client.bye(reason=0x04)
+    assert (await listener.take()).topic == "w/3"
+    client = await PacketClient.open(gateways[1], device, "client", will=will("w/4", will_delay_s=600), session_expiry_s=1)
+    await client.abort()
+    assert (await listener.take()).topic == "w/4", "the session ends before the delay does"
+    client = await PacketClient.open(gateways[1], device, "client", will=will("w/5", will_delay_s=1), session_expiry_s=600)
+    await client.abort()
+    client = await PacketClient.open(gateways[0], device, "client", clean_start=False, session_expiry_s=600)
+    assert client.connack.session_present
+    await asyncio.sleep(1.5)  # longer than the delay: nothing may come
+    assert await listener.silent()
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_a_shared_subscription(gateways: Two, device: Device, qos: int) -> None:
+    members = [await PacketClient.open(gateways[n % 2], device, f"member-{n}") for n in range(3)]
+    for member in members:
+        await member.subscribe("$share/team/s/#", qos=qos)
+    other = await PacketClient.open(gateways[0], device, "other")
+    await other.subscribe("s/#", qos=qos)
+    speaker = await PacketClient.open(gateways[1], device, "speaker")
+    sent = {f"{n}".encode() for n in range(30)}
+    for payload in sorted(sent):
+        await speaker.publish("s/x", payload, qos)
+    assert {(await other.take()).payload for _ in range(30)} == sent
+    got: list[bytes] = []
+
+    async def collect(member: PacketClient) -> None:
+        while True:
+            got.append((await member.take(60)).payload)
+
+    tasks = [asyncio.create_task(collect(member)) for member in members]
+    await eventually(lambda: len(got) >= 30, "all are delivered")
+    await asyncio.sleep(0.3)  # one too many would come now
+    for task in tasks:
+        task.cancel()
+    assert sorted(got) == sorted(sent)
+
+
+async def test_a_slow_subscriber_reads_on_from_the_log(gateways: Two, device: Device) -> None:
+    listener = await PacketClient.open(gateways[0], device, "listener", receive_maximum=10)
+    await listener.subscribe("a", qos=1)
+    speaker = await PacketClient.open(gateways[1], device, "speaker")
+    for number in range(3_000):
+        await speaker.send(Publish("a", str(number).encode(), 1, packet_id=number % 200 + 1))
+        if number % 200 == 199:
+            for _ in range(200):
+                await speaker.expect(PubAck)
+    assert [int((await listener.take()).payload) for _ in range(3_000)] == list(range(3_000))
