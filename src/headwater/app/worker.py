@@ -36,7 +36,10 @@ from headwater.store.writer_devices import KnownDevices
 from headwater.store.writer_frontier import StreamFrontier
 from headwater.stream import subjects
 from headwater.stream.consumer import LaneConsumer, LaneState
-from headwater.stream.publisher import Publisher
+from headwater.stream.publisher import CorePublisher, Publisher
+from headwater.stream.retained_store import RetainedStore
+from headwater.stream.session_reaper import SessionReaper
+from headwater.stream.session_store import SessionStore
 from headwater.stream.topology import PRESENCE, STORE, ensure
 from headwater.stream.trim import TrimDuty
 from headwater.stream.uplink import StreamUplink
@@ -95,6 +98,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(feeding.cancel)
         duties: list[duty.Duty] = [
             PresenceReaper(StreamUplink(publisher, topology, 0, live=feed), clock),
+            SessionReaper(SessionStore(nats), publisher, CorePublisher(nats), RetainedStore(nats)),
             TrimDuty(jetstream, topology),
             RollupDuty(partitions, clock, every_s=settings.worker.rollup_interval_s),
             RetentionDuty(clock, every_s=settings.worker.maintenance_interval_s),

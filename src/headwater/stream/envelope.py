@@ -216,6 +216,10 @@ def decode_message(data: bytes) -> Message:
     return _message_decoder.decode(data)
 
 
+def encode_messages(messages: list[Message]) -> bytes:
+    return _encoder.encode((VERSION, messages))
+
+
 def decode_messages(data: bytes) -> list[Message]:
     """A batch of ordinary messages. Raises UnknownEnvelope, or msgspec.DecodeError where the bytes are not one."""
     version, messages = _messages_decoder.decode(data)
