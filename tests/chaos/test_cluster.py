@@ -189,6 +189,7 @@ def roles_of(shared: dict[str, str], its: Settings, directory: Path) -> dict[str
             "GATEWAY_NAME": gateway,
             "GATEWAY_MQTT_PORT": str(free_port()),
             "GATEWAY_HTTP_PORT": str(free_port()),
+            "GATEWAY_WS_PORT": "0",
             "GATEWAY_LANE": str(number),
         }
         made[gateway] = Role(gateway, "gateway", shared | prefixed(own), directory / f"{gateway}.log")

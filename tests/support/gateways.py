@@ -57,6 +57,7 @@ async def running_gateway(
             "HEADWATER_GATEWAY_NAME": name,
             "HEADWATER_GATEWAY_MQTT_PORT": str(ports.mqtt_port),
             "HEADWATER_GATEWAY_HTTP_PORT": str(ports.http_port),
+            "HEADWATER_GATEWAY_WS_PORT": "0",
         }
         | environ
     )

@@ -129,6 +129,9 @@ STATUS: dict[str, int] = {
     # devices at the HTTP and MQTT doors
     "device.refused": 401,
     "device.suspended": 403,
+    "connection.rate_exceeded": 429,
+    "gateway.full": 503,
+    "gateway.use_another_server": 503,
     "stream.full": 429,
     "stream.unavailable": 503,
     "stream.overtaken": 503,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import zlib
 from contextlib import AsyncExitStack
 
@@ -12,7 +13,7 @@ from headwater.app import readiness
 from headwater.app.connections import connect_nats
 from headwater.app.metrics import Figure, serve_metrics
 from headwater.app.process import collect_rarely
-from headwater.app.settings import Settings, require, require_loopback
+from headwater.app.settings import GatewaySettings, Settings, SettingsInvalid, networks, require, require_loopback
 from headwater.clock import SystemClock
 from headwater.database.session import Database, open_pool
 from headwater.device.anonymous import AnonymousAuthenticator
@@ -20,10 +21,13 @@ from headwater.device.authentication import Authentication, TokenAuthenticator
 from headwater.gateway.http.app import create_ingest_app
 from headwater.gateway.http.server import serve
 from headwater.gateway.metering import Meters
+from headwater.gateway.mqtt.acceptor import Port
 from headwater.gateway.mqtt.admission import Admission
+from headwater.gateway.mqtt.door import STAGES, Door, DoorRules, LoggedRefusals, Network
 from headwater.gateway.mqtt.listener import MQTTListener
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.sessions import Sessions
+from headwater.gateway.mqtt.tls import CertificateUnusable, ServerTLS
 from headwater.gateway.presence import Attendance, Presence
 from headwater.ids import uuid7
 from headwater.ingest.profile_compiled import CompiledProfiles
@@ -79,6 +83,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         message_log, retained = MessageLog(nats), RetainedStore(nats)
         router = Router(nats, publisher, message_log, retained)
         sessions = Sessions(nats, gateway_id, message_log, retained)
+        loop = asyncio.get_running_loop()
+        door = Door(_door_rules(settings.gateway), loop.time)
         admission = Admission(
             authentication=mqtt_authentication,
             tokens=tokens,
@@ -90,6 +96,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             meters=meters,
             gateway_id=gateway_id,
             forget=ingest.forget,
+            door=door,
         )
         listener = MQTTListener(
             limits=Limits(),
@@ -98,7 +105,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             admission=admission,
             profiles=profiles,
             meters=meters,
-            connections_max=settings.gateway.connections_max,
+            door=door,
+            refusals=LoggedRefusals(loop.time),
+            server_reference=settings.gateway.server_reference,
         )
 
         presence = Presence(pool, gateway_id, settings.gateway.name, meters, admission.say_again)
@@ -116,6 +125,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             return [
                 Figure("gauge", "mqtt_connections", "open MQTT connections", listener.connections),
                 Figure("counter", "mqtt_connections_accepted", "MQTT connections since the start", listener.accepted_total),
+                Figure("gauge", "mqtt_connecting", "accepted connections without a CONNECT", door.connecting),
+                Figure("gauge", "mqtt_waiting", "CONNECTs that wait for their authentication", door.waiting),
+                Figure("counter", "mqtt_door_refused", "CONNECTs refused without asking the registry", door.refused_total),
+                *_of_ports(listener),
                 Figure(
                     "counter", "mqtt_connections_refused", "connections without a good credential", admission.refused_total
                 ),
@@ -130,7 +143,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             ]
 
         stack.enter_context(serve_metrics(settings.gateway.metrics_port, figures, "GATEWAY_METRICS_PORT"))
-        await listener.open(settings.gateway.host, settings.gateway.mqtt_port)
+        certificate = _certificate(settings.gateway)
+        await listener.open(
+            settings.gateway.host,
+            _ports(settings.gateway, certificate),
+            certificate=certificate,
+            proxies=_proxies(settings.gateway),
+        )
+        loop.add_signal_handler(signal.SIGHUP, listener.reload_certificate)
+        stack.callback(loop.remove_signal_handler, signal.SIGHUP)
         http = asyncio.create_task(
             serve(
                 ingest,
@@ -143,7 +164,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
         collect_rarely()
         readiness.announce_ready()
-        log.info("gateway_ready", name=settings.gateway.name, mqtt_port=settings.gateway.mqtt_port)
+        ports = {acceptor.port.scheme: acceptor.port.number for acceptor in listener.acceptors}
+        log.info("gateway_ready", name=settings.gateway.name, ports=ports)
         await stop.wait()
         await http
         await listener.close()
@@ -154,3 +176,58 @@ def _lane(settings: Settings) -> int:
     if settings.gateway.lane >= 0:
         return settings.gateway.lane
     return zlib.crc32(settings.gateway.name.encode())
+
+
+def _door_rules(settings: GatewaySettings) -> DoorRules:
+    return DoorRules(
+        connections_max=settings.connections_max,
+        connects_per_s=settings.connects_per_s,
+        connecting_max=settings.connecting_max,
+        address_connects_per_s=settings.address_connects_per_s,
+        address_connecting_max=settings.address_connecting_max,
+        exempt=networks(settings.exempt_networks, "GATEWAY_EXEMPT_NETWORKS"),
+        server_reference=settings.server_reference,
+    )
+
+
+def _certificate(settings: GatewaySettings) -> ServerTLS | None:
+    """None where no certificate is named."""
+    files = (settings.mqtts_cert_file, settings.mqtts_key_file)
+    if not settings.mqtts_cert_file:
+        files = (settings.tls_cert_file, settings.tls_key_file)
+    if not files[0]:
+        return None
+    try:
+        return ServerTLS(*files, settings.tls_client_ca_file)
+    except CertificateUnusable as error:
+        raise SettingsInvalid(str(error)) from error
+
+
+def _ports(settings: GatewaySettings, certificate: ServerTLS | None) -> list[Port]:
+    all_ports = [
+        Port("mqtts", settings.mqtts_port),
+        Port("ws", settings.ws_port),
+        Port("wss", settings.wss_port),
+        Port("mqtt", settings.mqtt_port),  # last: whoever waits for it finds the others open
+    ]
+    return [port for port in all_ports if port.number and (certificate is not None or not port.secure)]
+
+
+def _proxies(settings: GatewaySettings) -> tuple[Network, ...] | None:
+    return networks(settings.proxy_networks, "GATEWAY_PROXY_NETWORKS") if settings.proxy_protocol else None
+
+
+def _of_ports(listener: MQTTListener) -> list[Figure]:
+    figures = []
+    for acceptor in listener.acceptors:
+        scheme = acceptor.port.scheme
+        accepted, refused = acceptor.accepted_total, acceptor.refused_total
+        figures.append(Figure("counter", "mqtt_accepted", "sockets accepted, by port", accepted, {"port": scheme}))
+        figures += [
+            Figure(
+                "counter", "mqtt_refused", "sockets that did not come through to MQTT", refused.get(stage, 0),
+                {"port": scheme, "stage": stage},
+            )
+            for stage in STAGES
+        ]  # fmt: skip
+    return figures

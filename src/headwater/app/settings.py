@@ -17,6 +17,7 @@ from headwater.errors import DomainError
 from headwater.stream.topology import GIB, Topology
 
 PREFIX = "HEADWATER_"
+PRIVATE_NETWORKS = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"
 
 
 class SettingsInvalid(DomainError):
@@ -78,13 +79,44 @@ class GatewaySettings:
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     host: str = "127.0.0.1"
     mqtt_port: int = 1883
+    """0 = off, as for the next three"""
+    mqtts_port: int = 8883
+    """MQTT over TLS; off without a certificate"""
+    ws_port: int = 8083
+    """MQTT over WebSocket, at /mqtt"""
+    wss_port: int = 8084
+    """the same over TLS; off without a certificate"""
     http_port: int = 8081
     lane: int = -1
     """which lane this process writes; -1 = by its name"""
     connections_max: int = 200_000
     tls_cert_file: str = ""
-    """PEM chain for the HTTPS ingest; empty = plain HTTP, meant for loopback or behind a proxy that ends TLS"""
+    """PEM chain for MQTT over TLS and the HTTPS ingest; without it the ingest is plain HTTP, meant for loopback or behind a
+    proxy that ends TLS. The MQTT ports take a renewed one within a minute, or at SIGHUP; the ingest at its next start"""
     tls_key_file: str = ""
+    """empty = in the same file"""
+    mqtts_cert_file: str = ""
+    """for MQTT only, instead of TLS_CERT_FILE"""
+    mqtts_key_file: str = ""
+    tls_client_ca_file: str = ""
+    """PEM of the authorities whose certificates devices must show over MQTT; empty = they show none"""
+    proxy_protocol: int = 0
+    """1 = every MQTT connection begins with a PROXY header, version 2, of a load balancer"""
+    proxy_networks: str = PRIVATE_NETWORKS
+    """whose PROXY header is believed"""
+    connects_per_s: int = 2_000
+    """new MQTT connections that one process accepts; in a storm the rest wait in the kernel. 0 = no limit, as for the next
+    three"""
+    connecting_max: int = 1_024
+    """MQTT connections without CONNECT; in a flood those that take longer than 3 s make room"""
+    address_connects_per_s: int = 1_000
+    """new MQTT connections of one address (of IPv6: of one /64); many devices may stand behind one router"""
+    address_connecting_max: int = 256
+    """MQTT connections of one address without CONNECT"""
+    exempt_networks: str = ""
+    """networks whose addresses are not limited, and not paused after failed authentications"""
+    server_reference: str = ""
+    """where MQTT 5 clients are told to go (`host` or `host:port`) when this gateway is full or stops"""
     anonymous_tenant: str = ""
     """slug of the tenant whose every topic is open over MQTT without a credential: for tests and first tries, on loopback
     only; `headwater up --dev-anonymous` says its first tenant's"""
@@ -192,3 +224,11 @@ def require(value: str, variable: str) -> str:
     if not value:
         raise SettingsInvalid(f"set {PREFIX}{variable}")
     return value
+
+
+def networks(text: str, variable: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Separated by commas. Raises SettingsInvalid."""
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise SettingsInvalid(f"{PREFIX}{variable}: {error}") from error

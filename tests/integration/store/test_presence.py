@@ -527,6 +527,7 @@ async def gateway_process(urls: DatabaseURLs, nats_url: str) -> AsyncIterator[tu
         "HEADWATER_NATS_USER": address.username or "",
         "HEADWATER_NATS_PASSWORD": address.password or "",
         "HEADWATER_GATEWAY_MQTT_PORT": str(ports.mqtt_port),
+        "HEADWATER_GATEWAY_WS_PORT": "0",
         "HEADWATER_GATEWAY_HTTP_PORT": str(ports.http_port),
     }
     process = await asyncio.create_subprocess_exec(

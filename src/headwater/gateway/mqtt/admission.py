@@ -33,6 +33,7 @@ from headwater.gateway.metering import Meters
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.authorisation import subscribable
 from headwater.gateway.mqtt.connection import MQTTConnection
+from headwater.gateway.mqtt.door import ConnectionRateExceeded, Door
 from headwater.gateway.mqtt.figures import Counts
 from headwater.gateway.mqtt.messages import stored_will
 from headwater.gateway.mqtt.router import Router
@@ -81,6 +82,7 @@ class Admission:
         meters: Meters,
         gateway_id: UUID,
         forget: Callable[[UUID], None],
+        door: Door,
         methods: Iterable[EnhancedMethod] = (),
     ) -> None:  # fmt: skip
         self._authentication = authentication
@@ -94,6 +96,7 @@ class Admission:
         self._gateway_id = gateway_id
         self._forget = forget
         self._methods = {method.name: method for method in methods}
+        self._door = door
         self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_client: dict[ClientKey, MQTTConnection] = {}
@@ -113,15 +116,17 @@ class Admission:
     async def _admit(self, connection: MQTTConnection) -> None:
         connect = connection.connect
         assert connect is not None
-        presented = Presented(username=connect.username, password=connect.password)
+        presented = Presented(connect.username, connect.password, connection.certificate_der)
         try:
             if connection.session.authentication_method is None:
-                async with self._slots:
-                    principal = await self._authentication.authenticate(presented)
+                with self._door.asking(connection, presented):
+                    async with self._slots:
+                        principal = await self._authentication.authenticate(presented)
                 await self._let_in(connection, connect, principal, None)
             else:
-                connection.authentication = self._begin(connection, presented)
-                await self._step(connection, connect.properties.authentication_data)
+                with self._door.asking(connection, presented, conclusive=False):
+                    connection.authentication = self._begin(connection, presented)
+                    await self._step(connection, connect.properties.authentication_data)
         except (DomainError, *AWAY) as error:
             self._refuse(connection, error)
 
@@ -201,10 +206,14 @@ class Admission:
         if not isinstance(error, DomainError):
             log.warning("authentication_unavailable", error=repr(error))
             error = Unavailable("the registry does not answer; try again")
-        log.info("connection_refused", code=error.code, detail=error.detail, address=connection.address)
+        if not isinstance(error, ConnectionRateExceeded):  # a flood of those is the door's to count
+            log.info("connection_refused", code=error.code, detail=error.detail, address=connection.address)
         if connection.alive:
             connection.close_reason = error.detail
-            connection.session.refuse(reasons.reason_of(error), error.detail)
+            reference = error.fields.get("server_reference")
+            connection.session.refuse(
+                reasons.reason_of(error), error.detail, reference if isinstance(reference, str) else None
+            )
             connection.flush()
 
     def _enter(self, connection: MQTTConnection, connect: Connect, principal: Principal) -> None:

@@ -49,6 +49,7 @@ from headwater.stream.envelope import DeadLetter, Flag, Record
 from headwater.stream.session_store import StoredSubscription
 
 if TYPE_CHECKING:
+    from headwater.gateway.mqtt.door import Visitor
     from headwater.gateway.mqtt.listener import MQTTListener
 
 log = structlog.get_logger(__name__)
@@ -69,13 +70,18 @@ class MQTTConnection(asyncio.Protocol):
 
     __slots__ = (
         "_acks", "_batch", "_descriptor", "_elsewhere", "_exactly_once", "_listener", "_messages", "_pauses", "_requests",
-        "_routes", "_transport", "authentication", "client_id", "client_key", "close_reason", "connect", "delivery", "ended",
-        "epoch",        "granted", "has_left", "kept", "meter", "principal", "send_maximum", "sequence", "session", "shared",
-        "successor_is_clean",
+        "_routes", "_transport", "address", "authentication", "certificate_der", "client_id", "client_key", "close_reason",
+        "connect", "delivery", "ended", "epoch", "granted", "has_left", "kept", "meter", "principal", "send_maximum",
+        "sequence", "session", "shared", "successor_is_clean", "visitor",
     )  # fmt: skip
 
-    def __init__(self, listener: MQTTListener) -> None:
+    def __init__(self, listener: MQTTListener, visitor: Visitor) -> None:
         self._listener = listener
+        self.address = visitor.address
+        self.visitor: Visitor | None = visitor
+        """until its CONNECT has come"""
+        self.certificate_der: bytes | None = None
+        """the device's, verified; where the port asks for one"""
         self._transport: Any = None
         self._routes: dict[str, Route | Ordinary] | None = None
         self._batch: Batch | None = None
@@ -112,7 +118,11 @@ class MQTTConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._descriptor = transport.get_extra_info("socket").fileno()
+        secured = transport.get_extra_info("ssl_object")
+        if secured is not None:
+            self.certificate_der = secured.getpeercert(True)
+        bare = transport.get_extra_info("socket") if secured is None else None
+        self._descriptor = bare.fileno() if bare is not None else -1
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
         self._listener.opened(self)
 
@@ -154,11 +164,6 @@ class MQTTConnection(asyncio.Protocol):
         self._pauses -= 1
         if self._pauses == 0 and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-
-    @property
-    def address(self) -> str:
-        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
-        return f"{peer[0]}:{peer[1]}" if peer else ""
 
     # -- events ---------------------------------------------------------------------------------------------------------
 
@@ -252,8 +257,9 @@ class MQTTConnection(asyncio.Protocol):
             self._listener.admission.leave(self)
 
     def _write(self, transport: Any, data: bytes) -> None:
-        """At once where nothing waits before it: a PUBACK through the transport costs half a microsecond more."""
-        if not transport.get_write_buffer_size():
+        """At once where nothing waits before it, and nothing lies between us and the socket (TLS, WebSocket): a PUBACK
+        through the transport costs half a microsecond more."""
+        if self._descriptor >= 0 and not transport.get_write_buffer_size():
             with contextlib.suppress(OSError):  # full, or gone: the transport finds out and deals with it
                 data = data[os.write(self._descriptor, data) :]
         if data:
@@ -369,10 +375,12 @@ class MQTTConnection(asyncio.Protocol):
             self.session.acknowledge(packet_id, reasons.puback_of(error), error.detail)
         self.flush()
 
-    def close(self, reason: int, detail: str, ended: Ended | None = None) -> None:
+    def close(
+        self, reason: int, detail: str, ended: Ended | None = None, *, server_reference: str | None = None
+    ) -> None:  # fmt: skip
         """End the connection from our side, with the reason where the protocol can carry one."""
         self._end(ended or reasons.ENDED[reason], detail)
-        self.session.disconnect(reason, detail)
+        self.session.disconnect(reason, detail, server_reference)
         self.flush()
 
     def _end(self, ended: Ended, detail: str) -> None:

@@ -1,33 +1,40 @@
-"""The MQTT port: accepts connections, keeps their time, and stops reading when the stream cannot follow."""
+"""The MQTT ports: one set of connections behind all of them. Keeps their time, and stops reading when the stream, a tenant's
+quota or a device's own cannot follow."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
 
+from headwater.device.presence import Ended
 from headwater.gateway.metering import REFILL_S, Meters
 from headwater.gateway.mqtt import reasons
+from headwater.gateway.mqtt.acceptor import Acceptor, Port
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.connection import MQTTConnection
+from headwater.gateway.mqtt.door import Door, Network, Refusals, Visitor
 from headwater.gateway.mqtt.router import Router
+from headwater.gateway.mqtt.tls import ServerTLS
 from headwater.ingest.profile_compiled import CompiledProfiles
 from headwater.protocols.mqtt.session import Limits
 from headwater.stream.uplink import StreamUplink
 
 log = structlog.get_logger(__name__)
 
-BACKLOG = 4096
-"""Connections that the kernel may keep waiting for us during a storm."""
+CERTIFICATE_CHECK_S = 60.0
+"""How long a renewed certificate may lie there unused, where nobody sends a SIGHUP."""
 SWEEP_PARTS = 10
 """Deadlines are looked at once a second, a tenth of the connections at a time."""
 
 
 class MQTTListener:
-    """Owns the server socket and the set of its connections."""
+    """Owns the listening sockets and the set of their connections.
+
+    server_reference  where version 5 clients go when this gateway stops; empty = they are told that it stops
+    """
 
     def __init__(
         self,
@@ -38,7 +45,9 @@ class MQTTListener:
         admission: Admission,
         profiles: CompiledProfiles,
         meters: Meters,
-        connections_max: int,
+        door: Door,
+        refusals: Refusals,
+        server_reference: str = "",
     ) -> None:  # fmt: skip
         self.limits = limits
         self.uplink = uplink
@@ -48,32 +57,52 @@ class MQTTListener:
         self.profiles = profiles
         self.now = asyncio.get_running_loop().time
         self._meters = meters
-        self._connections_max = connections_max
+        self._door = door
+        self._refusals = refusals
+        self._server_reference = server_reference or None
         self.outstanding: set[asyncio.Future[None]] = set()
         """what connections wait for outside of the batches"""
         self._connections: set[MQTTConnection] = set()
         self._held: set[MQTTConnection] = set()
         self._throttled: set[MQTTConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self._upkeep: asyncio.Task[None] | None = None
+        self.acceptors: list[Acceptor] = []
+        self._certificate: ServerTLS | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
         self.accepted_total = 0
         self.denied_total = 0
 
-    async def open(self, host: str, port: int) -> None:
-        """Several processes may open the same port; the kernel spreads the connections."""
+    async def open(
+        self,
+        host: str,
+        ports: Sequence[Port],
+        *,
+        certificate: ServerTLS | None = None,
+        proxies: Sequence[Network] | None = None,
+    ) -> None:
+        """certificate: needed where a port is secure. proxies: see Acceptor."""
+        self._certificate = certificate
+        for port in ports:
+            acceptor = Acceptor(
+                port, door=self._door, begin=self._begin, refusals=self._refusals, certificate=certificate, proxies=proxies
+            )
+            await acceptor.open(host)
+            self.acceptors.append(acceptor)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: MQTTConnection(self), host, port, reuse_port=True, backlog=BACKLOG, family=socket.AF_UNSPEC
-        )
-        self._upkeep = loop.create_task(self._keep_up())
+        self._upkeep = [loop.create_task(self._keep_up()), loop.create_task(self._keep_certificate())]
+
+    def reload_certificate(self) -> None:
+        """At once, for an operator who has just put a new one there."""
+        if self._certificate is not None:
+            self._certificate.reload()
 
     async def close(self) -> None:
         """Stop accepting, say good-bye, and wait until what was received is stored."""
-        if self._server is not None:
-            self._server.close()
-        if self._upkeep is not None:
-            self._upkeep.cancel()
+        self._door.closing = True
+        for acceptor in self.acceptors:
+            acceptor.close()
+        for task in self._upkeep:
+            task.cancel()
         for connection in list(self._connections):
             connection.pause()
         await self.uplink.drain()
@@ -81,28 +110,46 @@ class MQTTListener:
         if self.outstanding:
             await asyncio.wait(self.outstanding)
         for connection in list(self._connections):
-            connection.close(reasons.SERVER_SHUTTING_DOWN, "the gateway is shutting down")
+            self._dismiss(connection)
         await self.admission.end_all()
         await self.router.drain()
         await self.uplink.drain()
+
+    def _dismiss(self, connection: MQTTConnection) -> None:
+        said = "the gateway is shutting down"
+        if self._server_reference is None:
+            connection.close(reasons.SERVER_SHUTTING_DOWN, said)
+        else:
+            connection.close(reasons.USE_ANOTHER_SERVER, said, server_reference=self._server_reference)
 
     @property
     def connections(self) -> int:
         return len(self._connections)
 
+    def _begin(self, visitor: Visitor) -> MQTTConnection:
+        return MQTTConnection(self, visitor)
+
     # -- called by connections ------------------------------------------------------------------------------------------
 
     def opened(self, connection: MQTTConnection) -> None:
         self._connections.add(connection)
+        self._door.inside = len(self._connections)
         self.accepted_total += 1
-        if len(self._connections) > self._connections_max:
-            connection.close(reasons.SERVER_BUSY, "this gateway has no connections left")
 
     def closed(self, connection: MQTTConnection) -> None:
         self._connections.discard(connection)
+        self._door.inside = len(self._connections)
+        if connection.visitor is not None:
+            self._left_without_a_word(connection, connection.visitor)
         self._held.discard(connection)
         self._throttled.discard(connection)
         self.admission.leave(connection)
+
+    def _left_without_a_word(self, connection: MQTTConnection, visitor: Visitor) -> None:
+        """No CONNECT has come. Whoever just closes is a health check, or changed its mind."""
+        self._door.leave(visitor)
+        if not visitor.over and connection.ended is not Ended.CONNECTION_LOST:
+            self._refusals.refused(connection.address, "mqtt", "mqtt.no_connect", connection.close_reason)
 
     def hold(self, connection: MQTTConnection) -> None:
         """The stream is behind: this connection is read again when it has caught up."""
@@ -142,6 +189,11 @@ class MQTTListener:
             now = self.now()
             for connection in part.pop():
                 connection.tick(now)
+
+    async def _keep_certificate(self) -> None:
+        while True:
+            await asyncio.sleep(CERTIFICATE_CHECK_S)
+            self.reload_certificate()
 
     def _release(self, connections: set[MQTTConnection], of: set[MQTTConnection] | None = None) -> None:
         for connection in list(connections):

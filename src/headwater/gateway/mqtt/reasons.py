@@ -17,6 +17,8 @@ SESSION_TAKEN_OVER = 0x8E
 QUOTA_EXCEEDED = 0x97
 ADMINISTRATIVE = 0x98
 PAYLOAD_INVALID = 0x99
+USE_ANOTHER_SERVER = 0x9C
+CONNECTION_RATE_EXCEEDED = 0x9F
 
 REASONS: dict[str, int] = {
     "auth.unauthenticated": BAD_CREDENTIALS,
@@ -30,6 +32,9 @@ REASONS: dict[str, int] = {
     "stream.overtaken": SERVER_UNAVAILABLE,
     "service.unavailable": SERVER_UNAVAILABLE,
     "payload.too_large": QUOTA_EXCEEDED,
+    "connection.rate_exceeded": CONNECTION_RATE_EXCEEDED,
+    "gateway.full": SERVER_BUSY,
+    "gateway.use_another_server": USE_ANOTHER_SERVER,
 }
 """What is not here is the payload's fault (`payload.*`, `metric.*`, `timestamp.*`, `event.*`) or ours."""
 _PAYLOAD = frozenset({"payload", "metric", "timestamp", "event"})
@@ -38,6 +43,7 @@ _PAYLOAD = frozenset({"payload", "metric", "timestamp", "event"})
 ENDED: dict[int, Ended] = {
     SERVER_BUSY: Ended.SERVER_BUSY,
     SERVER_SHUTTING_DOWN: Ended.SERVER_SHUTDOWN,
+    USE_ANOTHER_SERVER: Ended.SERVER_SHUTDOWN,
     SESSION_TAKEN_OVER: Ended.TAKEN_OVER,
     ADMINISTRATIVE: Ended.ADMINISTRATIVE,
     NOT_AUTHORISED: Ended.TOPIC_DENIED,

@@ -1,0 +1,445 @@
+"""The door: who may come in now, who waits outside, and who is told to come again later.
+
+Pure: it is told the time, and it drops nobody itself. What it bounds, in the order in which a connection meets it:
+
+- accepting: so many a second, and not while as many as we can serve soon wait for their authentication. What is not
+  accepted waits in the kernel, so a storm is let in gradually and nobody in it is refused.
+- connecting (accepted, and no CONNECT yet): a bounded number, and of each address. Whoever takes longer than PATIENCE_S
+  makes room for the next; a flood of half-open handshakes pushes out itself.
+- asking: a credential, an identity or an address that failed again and again is answered from here, with growing pauses,
+  and PostgreSQL is not asked.
+
+Many good devices share an address (NAT, a site's router), so an address is the last to be blamed: its bounds are wide, and
+a credential that was good before passes while its address, or its identity, is in disgrace. Nobody can lock a device out by
+failing in its name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import structlog
+
+from headwater.device.authentication import Presented
+from headwater.errors import DomainError, Unauthenticated
+from headwater.tenancy import secrets
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_S = 3.0
+"""So long somebody who connects is left alone even when the places run out: a TLS handshake is two round trips."""
+PAUSE_S = 0.05
+"""How soon a full house is looked at again."""
+REMEMBERED_MAX = 20_000
+"""Entries of each table, about 200 bytes each; the one not heard of for longest is forgotten."""
+LOG_LINES_PER_S = 20
+"""Of refused connections; a flood is counted, not written down."""
+
+STAGES = ("accept", "proxy", "tls", "websocket")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
+
+
+class ConnectionRateExceeded(DomainError):
+    """It failed too often lately; it is looked at again after a pause."""
+
+    code = "connection.rate_exceeded"
+
+
+class GatewayFull(DomainError):
+    """No room here now."""
+
+    code = "gateway.full"
+
+
+class UseAnotherServer(DomainError):
+    """No room here; `server_reference` says where there is."""
+
+    code = "gateway.use_another_server"
+
+
+class Refusal(NamedTuple):
+    """Why a connection ended before anybody knew whose it was. stage: one of STAGES."""
+
+    stage: str
+    code: str
+    detail: str
+
+
+class Refusals(Protocol):
+    """Who wants to hear of connections that were refused before authentication. Called often in an attack: be brief."""
+
+    def refused(self, address: str, stage: str, code: str, detail: str) -> None: ...
+
+
+class LoggedRefusals:
+    """A log line each, up to LOG_LINES_PER_S; how many more there were stands in the next one."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._lines = TokenBucket(LOG_LINES_PER_S, LOG_LINES_PER_S, now())
+        self._unsaid = 0
+
+    def refused(self, address: str, stage: str, code: str, detail: str) -> None:
+        if self._lines.wait_s(self._now()) > 0:
+            self._unsaid += 1
+            return
+        self._lines.take()
+        log.info("connection_refused", address=address, stage=stage, code=code, detail=detail, unsaid=self._unsaid)
+        self._unsaid = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DoorRules:
+    """0 = no such limit."""
+
+    connections_max: int = 200_000
+    connects_per_s: int = 2_000
+    """More than one process can authenticate: the pace of a storm is set by `waiting_max`, this keeps handshakes from
+    taking the whole processor from those who are in."""
+    connecting_max: int = 1_024
+    """Accepted and without CONNECT; a tenth of a MiB of sockets and handshakes each at the worst."""
+    waiting_max: int = 2_048
+    """CONNECTs that wait for their authentication. Nobody is accepted while half of it is used, so that those who are
+    accepted already still find room."""
+    address_connects_per_s: int = 1_000
+    address_connecting_max: int = 256
+    exempt: tuple[Network, ...] = ()
+    """whose addresses are not judged: load generators, a proxy that hides its clients"""
+    server_reference: str = ""
+    """where version 5 clients are sent when this gateway is full or stops"""
+
+
+@dataclass(frozen=True, slots=True)
+class BackOffRule:
+    """free: failures before the first pause; then first_s, and twice as long after each further one, up to longest_s."""
+
+    free: int
+    first_s: float
+    longest_s: float
+
+
+CREDENTIAL = BackOffRule(free=3, first_s=1.0, longest_s=60.0)
+"""The very same user name and password: a device that nobody has registered, or whose token was revoked."""
+IDENTITY = BackOffRule(free=20, first_s=1.0, longest_s=30.0)
+"""The same user name or token id with changing secrets: somebody guesses."""
+ADDRESS = BackOffRule(free=200, first_s=1.0, longest_s=30.0)
+"""A site with a hundred misconfigured devices behind one router is still served."""
+
+
+class TokenBucket:
+    """`per_s` each second, `burst` at once after a pause. Moves on in `wait_s`; `take` may owe."""
+
+    __slots__ = ("_at", "_burst", "_left", "_per_s")
+
+    def __init__(self, per_s: float, burst: float, now: float) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._left = burst
+        self._at = now
+
+    def wait_s(self, now: float) -> float:
+        """0 = now."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        return 0.0 if self._left >= 1 else (1 - self._left) / self._per_s
+
+    def take(self) -> None:
+        self._left -= 1
+
+
+class Recent(Generic[_Key, _Value]):
+    """The REMEMBERED_MAX entries that were used last."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[_Key, _Value] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def find(self, key: _Key) -> _Value | None:
+        found = self._entries.get(key)
+        if found is not None:
+            self._entries.move_to_end(key)
+        return found
+
+    def put(self, key: _Key, value: _Value) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > REMEMBERED_MAX:
+            self._entries.popitem(last=False)
+
+    def forget(self, key: _Key) -> None:
+        self._entries.pop(key, None)
+
+
+class BackOff:
+    """Growing pauses for keys that fail. What has been quiet for twice the longest pause starts afresh."""
+
+    __slots__ = ("_failures", "_rule")
+
+    def __init__(self, rule: BackOffRule) -> None:
+        self._rule = rule
+        self._failures: Recent[Hashable, tuple[int, float]] = Recent()  # how often, and until when it pauses
+
+    def __len__(self) -> int:
+        return len(self._failures)
+
+    def left_s(self, key: Hashable, now: float) -> float:
+        found = self._failures.find(key)
+        return max(0.0, found[1] - now) if found is not None else 0.0
+
+    def failed(self, key: Hashable, now: float) -> None:
+        rule = self._rule
+        count, until = self._failures.find(key) or (0, now)
+        if now - until > 2 * rule.longest_s:
+            count = 0
+        count += 1
+        # 16 doublings are beyond every longest_s; without the cap the power grows with the attack.
+        pause_s = min(rule.longest_s, rule.first_s * 2.0 ** min(16, count - rule.free - 1)) if count > rule.free else 0.0
+        self._failures.put(key, (count, now + pause_s))
+
+    def forget(self, key: Hashable) -> None:
+        self._failures.forget(key)
+
+
+class Visitor:
+    """A connection between accept and CONNECT."""
+
+    __slots__ = ("address", "drop", "host", "over", "since")
+
+    def __init__(self, address: str, since: float) -> None:
+        self.address = address
+        self.host = ""
+        """of whom it counts; empty = of nobody"""
+        self.since = since
+        self.drop: Callable[[Refusal], None] = drop_nobody
+        """ends it; whoever carries it on puts a new one there"""
+        self.over = False
+        """it was refused; whatever it ends with afterwards is no news"""
+
+
+def drop_nobody(_refusal: Refusal) -> None:
+    return
+
+
+class Guest(Protocol):
+    """What the door sees of a connection that asks to come in."""
+
+    visitor: Visitor | None
+    address: str
+
+
+class Door:
+    def __init__(self, rules: DoorRules, now: Callable[[], float]) -> None:
+        self._rules = rules
+        self._now = now
+        self._pace = TokenBucket(rules.connects_per_s, rules.connects_per_s, now()) if rules.connects_per_s else None
+        self._connecting: OrderedDict[Visitor, None] = OrderedDict()
+        self._by_host: dict[str, OrderedDict[Visitor, None]] = {}
+        self._paces: Recent[str, TokenBucket] = Recent()
+        self._credentials = BackOff(CREDENTIAL)
+        self._identities = BackOff(IDENTITY)
+        self._addresses = BackOff(ADDRESS)
+        self._good: Recent[int, bool] = Recent()
+        self._waiting = 0
+        self.inside = 0
+        """connections, from CONNECT-less ones on; the listener counts"""
+        self.closing = False
+        self.refused_total = 0
+        """connections that were answered from here, without a question to the registry"""
+
+    @property
+    def connecting(self) -> int:
+        return len(self._connecting)
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
+    # -- accepting ------------------------------------------------------------------------------------------------------
+
+    def wait_s(self) -> float:
+        """How long nobody is to be accepted; 0 = the next may come."""
+        rules, now = self._rules, self._now()
+        if rules.waiting_max and self._waiting >= max(1, rules.waiting_max // 2):
+            return PAUSE_S
+        if rules.connecting_max and len(self._connecting) >= rules.connecting_max:
+            young_s = next(iter(self._connecting)).since + PATIENCE_S - now
+            if young_s > 0:
+                return min(young_s, PAUSE_S)
+        return self._pace.wait_s(now) if self._pace is not None else 0.0
+
+    def enter(self, address: str) -> Visitor:
+        """Somebody was accepted. Where the places are used up, whoever has had one for longest goes."""
+        now = self._now()
+        if self._pace is not None:
+            self._pace.take()
+        while self._rules.connecting_max and len(self._connecting) >= self._rules.connecting_max:
+            self._push_out(next(iter(self._connecting)), "took too long while others waited")
+        visitor = Visitor(address, now)
+        self._connecting[visitor] = None
+        return visitor
+
+    def identify(self, visitor: Visitor, address: str) -> Refusal | None:
+        """Where the visitor is from (a proxy may have told). Returns why it may not stay."""
+        visitor.address = address
+        host = judged_host(address, self._rules.exempt)
+        if host is None:
+            return None
+        rules, now = self._rules, self._now()
+        if rules.address_connects_per_s:
+            pace = self._paces.find(host)
+            if pace is None:
+                pace = TokenBucket(rules.address_connects_per_s, rules.address_connects_per_s, now)
+                self._paces.put(host, pace)
+            if pace.wait_s(now) > 0:
+                return Refusal("accept", "connection.rate_exceeded", "too many new connections a second from this address")
+            pace.take()
+        mine = self._by_host.setdefault(host, OrderedDict())
+        if rules.address_connecting_max and len(mine) >= rules.address_connecting_max:
+            oldest = next(iter(mine))
+            if now - oldest.since < PATIENCE_S:
+                return Refusal("accept", "connection.too_many", "too many connections without a CONNECT from this address")
+            self._push_out(oldest, "took too long while others from its address waited")
+            mine = self._by_host.setdefault(host, mine)
+        mine[visitor] = None
+        visitor.host = host
+        return None
+
+    def leave(self, visitor: Visitor) -> None:
+        """It has sent its CONNECT, or it is gone. Any number of times."""
+        self._connecting.pop(visitor, None)
+        mine = self._by_host.get(visitor.host)
+        if mine is not None:
+            mine.pop(visitor, None)
+            if not mine:
+                del self._by_host[visitor.host]
+
+    def _push_out(self, visitor: Visitor, detail: str) -> None:
+        self.leave(visitor)
+        visitor.drop(Refusal("accept", "connection.too_slow", detail))
+
+    # -- asking ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def asking(self, guest: Guest, presented: Presented, *, conclusive: bool = True) -> Iterator[None]:
+        """While the registry is asked who somebody is, who has sent a CONNECT. Learns from the answer.
+
+        conclusive  no error means that the credential is good, and not just that the exchange goes on
+
+        Raises ConnectionRateExceeded, GatewayFull, UseAnotherServer instead of asking.
+        """
+        if guest.visitor is not None:
+            self.leave(guest.visitor)
+            guest.visitor = None
+        claim = Claim.of(guest.address, presented, self._rules.exempt)
+        try:
+            self._may_ask(claim)
+        except DomainError:
+            self.refused_total += 1
+            raise
+        self._waiting += 1
+        try:
+            yield
+        except Unauthenticated:
+            self._failed(claim)
+            raise
+        else:
+            if conclusive:
+                self._succeeded(claim)
+        finally:
+            self._waiting -= 1
+
+    def _may_ask(self, claim: Claim) -> None:
+        rules, now = self._rules, self._now()
+        full = bool(rules.connections_max) and self.inside > rules.connections_max
+        if full or self.closing:
+            said = "the gateway stops" if self.closing else "this gateway has no connections left"
+            if rules.server_reference:
+                raise UseAnotherServer(said, server_reference=rules.server_reference)
+            raise GatewayFull(said)
+        if rules.waiting_max and self._waiting >= rules.waiting_max:
+            raise GatewayFull("too many connections wait for their authentication")
+        wait_s = self._credentials.left_s(claim.credential, now) if claim.credential else 0.0
+        if claim.credential not in self._good:
+            wait_s = max(wait_s, self._identities.left_s(claim.identity, now) if claim.identity else 0.0)
+            wait_s = max(wait_s, self._addresses.left_s(claim.host, now) if claim.host is not None else 0.0)
+        if wait_s > 0:
+            raise ConnectionRateExceeded(f"failed too often; not looked at for {wait_s:.0f} s", retry_after_s=wait_s)
+
+    def _failed(self, claim: Claim) -> None:
+        now = self._now()
+        if claim.credential:
+            self._good.forget(claim.credential)
+            self._credentials.failed(claim.credential, now)
+        if claim.identity:
+            self._identities.failed(claim.identity, now)
+        if claim.host is not None:
+            self._addresses.failed(claim.host, now)
+
+    def _succeeded(self, claim: Claim) -> None:
+        """An address is not forgiven for one good device behind it: who guesses may have a good credential, too."""
+        if claim.credential:
+            self._good.put(claim.credential, True)
+            self._credentials.forget(claim.credential)
+        self._identities.forget(claim.identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody says to be, as keys of tables; nothing in it is a secret."""
+
+    credential: int
+    """0 = showed nothing"""
+    identity: str
+    host: str | None
+
+    @classmethod
+    def of(cls, address: str, presented: Presented, exempt: Sequence[Network]) -> Claim:
+        shown = (presented.username or None, presented.password or None, presented.certificate_der)
+        # Python's own keyed hash: another process, another key, so the tables say nothing about the secrets.
+        return cls(hash(shown) if any(shown) else 0, _identity(presented), judged_host(address, exempt))
+
+
+def _identity(presented: Presented) -> str:
+    """The token's id where one is shown, as user name or as password; the user name otherwise."""
+    for text in (presented.username or "", (presented.password or b"")[:200].decode("utf-8", "replace")):
+        token = secrets.parse(text, secrets.DEVICE)
+        if token is not None:
+            return token.row_id.hex
+    return (presented.username or "")[:256]
+
+
+def host_of(address: str) -> str:
+    """Of `192.0.2.1:5000` or `[2001:db8::1]:5000`."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+def judged_host(address: str, exempt: Sequence[Network]) -> str | None:
+    """Under what an address is counted: IPv4 as it is, of IPv6 the /64 that one subscriber has. None = not judged."""
+    try:
+        ip = ipaddress.ip_address(host_of(address).partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if within(ip, exempt):
+        return None
+    return str(ip) if ip.version == 4 else str(ipaddress.IPv6Address(int(ip) >> 64 << 64))
+
+
+def within(ip: Any, networks: Sequence[Network]) -> bool:
+    return any(ip in network for network in networks)

@@ -1,0 +1,129 @@
+"""TLS for the device ports: one context, its certificate exchanged while it serves, and failures in words.
+
+The handshake itself is OpenSSL's through the event loop. Refuses TLS below 1.2 and what has no forward secrecy; both have
+been in every TLS library for devices for a decade.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import structlog
+
+from headwater.gateway.mqtt.door import Refusal
+
+log = structlog.get_logger(__name__)
+
+HANDSHAKE_S = 10.0
+"""Two round trips and, on the smallest microcontrollers, seconds of arithmetic."""
+SHUTDOWN_S = 2.0
+"""For the peer's close_notify; devices that lost their network never send one."""
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM"
+"""Of TLS 1.2: forward secrecy and authenticated encryption. CCM is what small devices have in hardware."""
+ALPN = ["mqtt", "x-amzn-mqtt-ca", "http/1.1"]
+"""`mqtt` is what IANA lists; AWS device SDKs name their own; browsers want HTTP for a WebSocket. Nobody must name any."""
+
+
+class CertificateUnusable(Exception):
+    """The files are not a certificate with its key, or not authorities. The operator's fault, no device ever sees it."""
+
+
+class ServerTLS:
+    """Raises CertificateUnusable at the start; later, unusable files are logged and the certificate in use stays.
+
+    client_ca_file  whose certificates devices must show; empty = devices show none
+    """
+
+    def __init__(self, certificate_file: str, key_file: str, client_ca_file: str = "") -> None:
+        self._certificate_file = certificate_file
+        self._key_file = key_file or certificate_file
+        self._client_ca_file = client_ca_file
+        self._seen = self._state()
+        self.context = self._make()
+
+    def reload(self) -> bool:
+        """Take what lies there now, if anything has changed. Connections that are open keep what they have.
+
+        A new certificate goes into the same context, so that sessions are still resumed. New client authorities get a
+        context of their own: an authority cannot be taken out of one, and sessions that it vouched for must end.
+        """
+        seen = self._state()
+        if seen == self._seen:
+            return False
+        try:
+            fresh = self._make()  # tried beside the one in use: half a pair of files would break that one
+        except CertificateUnusable as error:
+            log.error("certificate_unusable", reason=str(error))
+            return False
+        if seen[2] != self._seen[2]:
+            self.context = fresh
+        else:
+            self.context.load_cert_chain(self._certificate_file, self._key_file)
+        self._seen = seen
+        log.info("certificate_loaded", file=self._certificate_file)
+        return True
+
+    def _make(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(CIPHERS)
+        context.set_alpn_protocols(ALPN)
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION
+        file = self._certificate_file
+        try:
+            context.load_cert_chain(file, self._key_file)
+            if self._client_ca_file:
+                file = self._client_ca_file
+                context.load_verify_locations(file)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (OSError, ssl.SSLError) as error:
+            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+            raise CertificateUnusable(f"{file} (key {self._key_file}) cannot be used: {reason or error}") from error
+        return context
+
+    def _state(self) -> tuple[tuple[int, int, int], ...]:
+        """What changes when somebody replaces a file, whichever way."""
+        return tuple(_stamp(file) for file in (self._certificate_file, self._key_file, self._client_ca_file))
+
+
+def _stamp(file: str) -> tuple[int, int, int]:
+    try:
+        found = os.stat(Path(file)) if file else None  # noqa: PTH116  # one call, three answers
+    except OSError:
+        found = None
+    return (found.st_mtime_ns, found.st_ino, found.st_size) if found is not None else (0, 0, 0)
+
+
+_WORDS = {
+    "CERTIFICATE_VERIFY_FAILED": "the device's certificate is not accepted",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the device showed no certificate",
+    "NO_SHARED_CIPHER": "no cipher suite in common",
+    "UNSUPPORTED_PROTOCOL": "the device speaks only a TLS version below 1.2",
+    "VERSION_TOO_LOW": "the device speaks only a TLS version below 1.2",
+    "WRONG_VERSION_NUMBER": "what came is not TLS; plain MQTT has another port",
+    "HTTP_REQUEST": "what came is a plain HTTP request, not TLS",
+    "HTTPS_PROXY_REQUEST": "what came is a request to an HTTP proxy, not TLS",
+    "TLSV1_ALERT_UNKNOWN_CA": "the device does not trust our certificate's authority (alert unknown_ca)",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the device does not accept our certificate (alert bad_certificate)",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the device does not accept our certificate (alert certificate_unknown)",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "our certificate has expired by the device's clock (alert certificate_expired)",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the device gave the handshake up (alert handshake_failure)",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the device wants another TLS version (alert protocol_version)",
+    "TLSV1_ALERT_DECRYPT_ERROR": "the device could not check our signature (alert decrypt_error)",
+    "TLSV1_UNRECOGNIZED_NAME": "the device asked for another server name (alert unrecognized_name)",
+    "UNEXPECTED_EOF_WHILE_READING": "the device closed the connection during the handshake",
+}
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """Why a handshake failed, as words: what the person who installs a device needs to hear."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refusal("tls", "tls.certificate_refused", f"{_WORDS['CERTIFICATE_VERIFY_FAILED']}: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or type(error).__name__
+        return Refusal("tls", "tls.handshake_failed", _WORDS.get(reason, reason.lower().replace("_", " ")))
+    if isinstance(error, TimeoutError):
+        return Refusal("tls", "tls.timeout", f"the handshake took more than {HANDSHAKE_S:.0f} s")
+    return Refusal("tls", "tls.closed", "the device closed the connection during the handshake")
