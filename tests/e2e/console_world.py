@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import cbor2
 import msgspec
 import nats
@@ -23,7 +24,9 @@ from tests.support.tenants import tenant_factory
 from headwater.api.app import APIServices, create_app
 from headwater.app.engines.ports import free_port
 from headwater.ids import uuid7
+from headwater.store.timeline import record
 from headwater.stream.envelope import EXT_LOCATION, Kind
+from headwater.stream.timeline import Event, TimelineEntry
 from headwater.stream.topology import Topology, ensure
 from headwater.tenancy.scope import Role
 from headwater.testing.fleet_makes import MAKES, Identity, Make, Outgoing
@@ -71,6 +74,16 @@ class World:
         body = {"gateway": "", "protocol": "mqtt", "address": "", "reason": ""}
         kind = Kind.CONNECTED if connected else Kind.DISCONNECTED
         self.gateway.stores(device, tenant=self.tenant, body=body, kind=kind)
+
+    async def happens(self, device: UUID, event: Event, **fields: Any) -> None:
+        """In the device's timeline."""
+        entry = TimelineEntry(
+            uuid7().bytes, time.time_ns() // 1000, event.value, self.tenant.bytes, device.bytes, address="203.0.113.7",
+            **fields,
+        )  # fmt: skip
+        connection: Any = await asyncpg.connect(self.urls.writer)
+        await record(connection, [entry])
+        await connection.close()
 
     async def add_device(self, external_id: str, name: str, *, profile: str = "default", connected: bool = False) -> UUID:
         device = uuid7()

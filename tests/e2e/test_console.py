@@ -12,6 +12,8 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from tests.e2e.console_world import World, open_world
 from tests.support.engines import DatabaseURLs
 
+from headwater.stream.timeline import Event
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.browser,
@@ -195,6 +197,22 @@ async def test_a_silent_device_waits_for_its_first_words(page: Page, world: Worl
     world.says(pump, {"temperature": 3.5})
     await expect(page.get_by_role("heading", name="Waiting for the first telemetry")).to_be_hidden()
     await expect(page.locator("figure[data-metric=temperature] output")).to_have_text("3.5")
+
+
+async def test_why_a_device_cannot_connect_is_told_in_words(page: Page, world: World) -> None:
+    pump = await world.add_device("pump-1", "Pump 1")
+    await sign_in(page, world, f"#/devices/{pump}")
+    happenings = page.locator("ol.timeline li")
+    await expect(happenings).to_have_text(
+        "Nothing yet. Each attempt to connect is told here, with the reason where it fails."
+    )
+    await world.happens(pump, Event.AUTHENTICATION_FAILED, code="device.refused", detail="unknown or wrong token")
+    await world.happens(pump, Event.TOPIC_DENIED, detail="<b>a</b>", count=1_234)
+    await live(page)
+    world.presence(pump, connected=True)  # whatever the timeline says of it is looked up
+    await expect(happenings).to_have_count(2)
+    await expect(happenings.nth(1)).to_contain_text("Refused: unknown or wrong token, from 203.0.113.7")
+    await expect(happenings.nth(0)).to_contain_text("Topic denied: <b>a</b>, from 203.0.113.7 (1,234 times)")
 
 
 async def test_it_comes_back_after_a_lost_connection_and_shows_what_came_meanwhile(page: Page, world: World) -> None:

@@ -13,8 +13,11 @@ import asyncpg
 import httpx
 
 from headwater.api.app import APIServices
+from headwater.ids import uuid7
+from headwater.store.timeline import record
 from headwater.stream import subjects
 from headwater.stream.envelope import DeadLetter, encode_dead_letter
+from headwater.stream.timeline import Event, TimelineEntry
 from headwater.stream.topology import Topology, ensure
 from headwater.tenancy import operation
 from headwater.tenancy.scope import ALL_PERMISSIONS, Role
@@ -126,6 +129,8 @@ async def _fill(world: World, operator_token: str) -> None:
         "letter": str(await _dead_letter(world, UUID(device))),
     }
     await _dead_letter(world, UUID(near))
+    for one in (device, near):
+        await _happening(world, UUID(one))
     telemetry = Telemetry(world.urls, world.alpha)
     messages = [
         Stored(UUID(one), int(time.time() * 1e6), {f"{MARK}_metric": 1.5, f"{MARK}_text": MARK}, n)
@@ -134,6 +139,19 @@ async def _fill(world: World, operator_token: str) -> None:
     await telemetry.store(messages)
     for message in messages:
         await telemetry.latest(message)
+
+
+async def _happening(world: World, device: UUID) -> None:
+    """A failed attempt to connect in the device's timeline."""
+    entry = TimelineEntry(
+        uuid7().bytes, int(time.time() * 1e6), Event.AUTHENTICATION_FAILED.value, world.alpha.bytes, device.bytes,
+        "device.refused", MARK, MARK,
+    )  # fmt: skip
+    connection: Any = await asyncpg.connect(world.urls.writer)
+    try:
+        await record(connection, [entry])
+    finally:
+        await connection.close()
 
 
 async def _dead_letter(world: World, device: UUID) -> int:

@@ -17,6 +17,7 @@ from headwater.api import (
     sessions,
     telemetry,
     tenant,
+    timeline,
     tokens,
 )
 from headwater.api.services import Noun
@@ -34,6 +35,7 @@ NOUNS: tuple[Noun, ...] = (
     credentials.NOUN,
     groups.NOUN,
     telemetry.NOUN,
+    timeline.NOUN,
     dead_letters.NOUN,
     live.NOUN,
     operator.NOUN,

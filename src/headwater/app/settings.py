@@ -131,6 +131,8 @@ class WorkerSettings:
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     rollup_interval_s: float = 20.0
     maintenance_interval_s: float = 60.0
+    timeline_days: int = 30
+    """how long the timelines of devices, and attempts to connect of strangers, are kept"""
     nice: int = 0
     """0 to 19: how far it leaves the processor to others; `headwater up` says 10, so that devices come first"""
     metrics_port: int = 0

@@ -31,6 +31,8 @@ from headwater.store.presence_reaper import PresenceReaper
 from headwater.store.removal import RemovalDuty
 from headwater.store.retention import RetentionDuty
 from headwater.store.rollup import RollupDuty
+from headwater.store.timeline import TimelineCounts, TimelineWriter
+from headwater.store.timeline_upkeep import TimelineDuty
 from headwater.store.writer import StoreCounts, StoreParts, StoreWork
 from headwater.store.writer_devices import KnownDevices
 from headwater.store.writer_frontier import StreamFrontier
@@ -40,9 +42,10 @@ from headwater.stream.publisher import CorePublisher, Publisher
 from headwater.stream.retained_store import RetainedStore
 from headwater.stream.session_reaper import SessionReaper
 from headwater.stream.session_store import SessionStore
-from headwater.stream.topology import PRESENCE, STORE, ensure
+from headwater.stream.topology import PRESENCE, STORE, TIMELINE_STREAM, ensure
 from headwater.stream.trim import TrimDuty
 from headwater.stream.uplink import StreamUplink
+from headwater.stream.work_queue import WorkQueue
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +92,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 make_work=lambda session, partition: PresenceWork(session, partition, presence), linger_s=LINGER_S,
             ),
         ]  # fmt: skip
+        timeline = TimelineCounts()
+        happenings = WorkQueue(nats, stream=TIMELINE_STREAM, subject=subjects.TIMELINE, name="timeline")
 
         watch_list = WatchList()
         listening = await subscribe(nats, watch_list)
@@ -103,22 +108,26 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             RollupDuty(partitions, clock, every_s=settings.worker.rollup_interval_s),
             RetentionDuty(clock, every_s=settings.worker.maintenance_interval_s),
             RemovalDuty(clock, every_s=settings.worker.maintenance_interval_s),
+            TimelineDuty(clock, days=settings.worker.timeline_days, every_s=settings.worker.maintenance_interval_s),
             MaintenanceDuty(partitions, clock, every_s=settings.worker.maintenance_interval_s),
         ]
 
-        figures = partial(_figures, store.counts, presence.counts, consumers)
+        figures = partial(_figures, store.counts, presence.counts, timeline, consumers)
         stack.enter_context(serve_metrics(settings.worker.metrics_port, figures, "WORKER_METRICS_PORT"))
         async with asyncio.TaskGroup() as group:
             for consumer in consumers:
                 group.create_task(consumer.run(stop))
+            group.create_task(TimelineWriter(happenings, pool, timeline).run(stop))
             for each in duties:
                 group.create_task(duty.serve(each, connect, stop))
             readiness.announce_ready()
             log.info("worker_ready", name=settings.worker.name)
 
 
-def _figures(store: StoreCounts, presence: PresenceCounts, consumers: list[LaneConsumer]) -> Iterator[Figure]:
-    for name, counts in (("store", store), ("presence", presence)):
+def _figures(
+    store: StoreCounts, presence: PresenceCounts, timeline: TimelineCounts, consumers: list[LaneConsumer]
+) -> Iterator[Figure]:
+    for name, counts in (("store", store), ("presence", presence), ("timeline", timeline)):
         for each in fields(counts):
             yield Figure("counter", f"{name}_{each.name}", f"{each.name} of the {name}", getattr(counts, each.name))
     for consumer in consumers:

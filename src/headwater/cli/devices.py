@@ -17,6 +17,11 @@ URL = typer.Option("", "--url", envvar="HEADWATER_URL", help=URL_HELP)
 TOKEN = typer.Option("", "--token", envvar="HEADWATER_TOKEN", help=TOKEN_HELP)
 HOME = typer.Option(DEFAULT_HOME, "--home", envvar="HEADWATER_HOME", help=HOME_HELP)
 FILTER = typer.Option("", "--filter", "-q", help='Which devices: labels.site = "north" and connected = true')
+FOLLOW_S = 2.0
+EVERYTHING = 1000
+"""As many as are kept of a device: by their ids those that come late are told from those that were there."""
+EVENT_WIDTH = 21
+"""Of `authentication.failed`; the one that is longer is rare."""
 TOLD_MAX = 50
 """Sentences about single lines: more scroll the first, which usually explains the others, out of sight."""
 
@@ -34,7 +39,7 @@ class Format(StrEnum):
 
 @app.callback()
 def devices() -> None:
-    """Import and export devices; list, show, suspend, resume and decommission them."""
+    """Import and export devices; list, show, suspend, resume and decommission them; see what happened to one."""
 
 
 @app.command("import", epilog="Example:  headwater devices import fleet.csv --credentials fleet.credentials")
@@ -140,6 +145,40 @@ def show(
     import msgspec
 
     print(msgspec.json.format(msgspec.json.encode(_find(connect(url, token, home), device))).decode())
+
+
+@app.command(epilog="Example:  headwater devices timeline thermometer-1 --follow")
+def timeline(
+    device: str = typer.Argument(help="Its id or external id."),
+    event: str = typer.Option("", help="Only events that begin with it: authentication., topic.denied, disconnected."),
+    limit: int = typer.Option(30, min=1, max=1000),
+    follow: bool = typer.Option(False, "--follow", "-f", help="Go on with what happens from now on, until Ctrl-C."),
+    url: str = URL,
+    token: str = TOKEN,
+    home: Path = HOME,
+) -> None:
+    """Show why a device can or cannot connect: attempts, ends of connections, denied topics, rejected messages."""
+    import time
+
+    client = connect(url, token, home)
+    path = f"/devices/{_find(client, device)['id']}/timeline"
+    query = {"event": event, "limit": EVERYTHING if follow else limit}
+    page = client.json("GET", path, query=query)["items"]
+    _tell_happenings(page[:limit])
+    if not page and not follow:
+        print(f"headwater: nothing has happened to {device}, or it is older than what is kept", file=_stderr())
+    known = {one["id"] for one in page}
+    while follow:
+        time.sleep(FOLLOW_S)
+        page = [one for one in client.json("GET", path, query=query)["items"] if one["id"] not in known]
+        _tell_happenings(page)
+        known.update(one["id"] for one in page)
+
+
+def _tell_happenings(newest_first: list[Any]) -> None:
+    """One a line, oldest first: when, event, in words."""
+    for one in reversed(newest_first):
+        print(f"{one['at'][:19].replace('T', ' ')}  {one['event']:<{EVENT_WIDTH}}  {one['summary']}", flush=True)
 
 
 @app.command(epilog="Example:  headwater devices suspend thermometer-1")

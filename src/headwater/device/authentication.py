@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from headwater.clock import Clock, to_us
@@ -29,6 +30,21 @@ class MethodUnknown(Unauthenticated):
     code = "auth.method_unknown"
 
 
+class Claim(NamedTuple):
+    """Whom a peer says it is, without what would prove it.
+
+    credential_id  of the token that it showed, right or wrong
+    name           its user name; "" where that may be a secret
+    """
+
+    credential_id: UUID | None = None
+    name: str = ""
+
+
+NO_CLAIM = Claim()
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class Presented:
     """What the peer showed at the door. `repr` is never logged: it holds the secret."""
@@ -36,6 +52,18 @@ class Presented:
     username: str | None = None
     password: bytes | None = None
     certificate_der: bytes | None = None
+
+    def claim(self) -> Claim:
+        """A user name without a password may be a token itself, of ours or of another platform: then it is no name."""
+        secret = secrets.parse(self.token, secrets.DEVICE)
+        name = self.username or ""
+        if secrets.looks_like_one(name) or not (self.password or _UUID.fullmatch(name)):
+            name = ""
+        return Claim(None if secret is None else secret.row_id, name)
+
+    @property
+    def token(self) -> str:
+        return self.password.decode("utf-8", "replace") if self.password else self.username or ""
 
 
 class Authenticator(Protocol):
@@ -51,8 +79,7 @@ class TokenAuthenticator:
         self._clock = clock
 
     async def authenticate(self, presented: Presented) -> Principal | None:
-        text = presented.password.decode("utf-8", "replace") if presented.password else presented.username or ""
-        secret = secrets.parse(text, secrets.DEVICE)
+        secret = secrets.parse(presented.token, secrets.DEVICE)
         if secret is None:
             return None
         found = await self.find(secret.row_id)

@@ -41,13 +41,14 @@ BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=U
 
 
 class Form(StrEnum):
-    """What a row is: a message with its metrics in arrays, a minute's messages in the same way, one metric's bucket, or an
-    event."""
+    """What a row is: a message with its metrics in arrays, a minute's messages in the same way, one metric's bucket, an
+    event, or something that happened to the device."""
 
     MESSAGE = "message"
     MINUTE = "minute"
     BUCKET = "bucket"
     EVENT = "event"
+    HAPPENING = "happening"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Table:
 
     @property
     def at(self) -> str:
+        if self.form is Form.HAPPENING:
+            return "at"
         return "bucket" if self.form in {Form.MINUTE, Form.BUCKET} else "observed_at"
 
 
@@ -67,6 +70,7 @@ DEFAULTS = (
 )
 DAYS = Table("telemetry_1d", Form.BUCKET)
 EVENTS = Table("event", Form.EVENT)
+HAPPENINGS = Table("device_timeline", Form.HAPPENING)
 """These are all besides partitions and latest values; the latter stand apart, few a device and always being written."""
 
 
@@ -154,7 +158,7 @@ def _texts(table: Table, expired: Expired, bounded: str) -> list[str]:
         # By ctid, so that no wrong estimate ever makes the planner read a whole partition.
         found = f"SELECT t.ctid FROM {table.name} t{_RANGES} WHERE {where}{_IN_RANGE} FOR UPDATE OF t SKIP LOCKED"
         return [f"DELETE FROM {table.name} WHERE ctid = ANY (ARRAY({found}))"]
-    if table.form is Form.EVENT or expired == EVERYTHING:
+    if table.form in {Form.EVENT, Form.HAPPENING} or expired == EVERYTHING:
         return [f"DELETE FROM {table.name} t WHERE {where}"]
     hit, empty, stripped = (
         _stripping_minutes(expired, "$4") if table.form is Form.MINUTE else _stripping(expired, "$4", "$5")

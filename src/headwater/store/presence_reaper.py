@@ -27,8 +27,11 @@ import structlog
 from headwater.clock import Clock
 from headwater.device.presence import ALIVE_S, GATEWAY_LOST_DETAIL, HEARTBEAT_S, Ended
 from headwater.errors import DomainError
+from headwater.ids import uuid7
+from headwater.store import timeline
 from headwater.store.presence_state import merge, read
 from headwater.stream.envelope import Kind, Record
+from headwater.stream.timeline import Event, TimelineEntry
 from headwater.stream.uplink import StreamUplink
 
 log = structlog.get_logger(__name__)
@@ -56,7 +59,7 @@ WHERE g.id = lost.id AND g.heartbeat_at = lost.heartbeat_at
 RETURNING g.id, g.name
 """
 _LEFT_BEHIND = """
-SELECT tenant_id, device_id, gateway_id, epoch, sequence FROM device_state AS s
+SELECT tenant_id, device_id, gateway_id, epoch, sequence, client_id, protocol FROM device_state AS s
 WHERE connected AND gateway_id = ANY ($1::uuid[])
   AND NOT EXISTS (SELECT FROM gateway_instance AS g WHERE g.id = s.gateway_id)
 LIMIT $2
@@ -134,5 +137,14 @@ class PresenceReaper:
             return False
         async with session.transaction():
             await merge(session, [read(record) for record in records])
+            await timeline.record(session, [_entry(row, now_us) for row in rows])
         log.info("connections_closed_for_gateway", devices=len(records))
         return True
+
+
+def _entry(row: Any, now_us: int) -> TimelineEntry:
+    return TimelineEntry(
+        uuid7().bytes, now_us, Event.DISCONNECTED.value, row["tenant_id"].bytes, row["device_id"].bytes,
+        Ended.GATEWAY_LOST.value, GATEWAY_LOST_DETAIL, row["client_id"], protocol=row["protocol"],
+        gateway=row["gateway_id"].bytes,
+    )  # fmt: skip

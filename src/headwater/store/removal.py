@@ -1,4 +1,4 @@
-"""Removal: the telemetry of devices that are gone, and so that of tenants that are gone, leaves every table.
+"""Removal: the telemetry and the timelines of devices that are gone, and so of tenants that are gone, leave every table.
 
 Owns `removed_device`, which a trigger of `device` fills, also when a deleted tenant takes its devices along. A device is
 gone through twice: at once, and a day later for what was under way at the first time (records in the stream that a worker
@@ -17,7 +17,18 @@ import structlog
 
 from headwater.clock import Clock, to_datetime
 from headwater.database.long_work import LongWork, Story
-from headwater.store.erasure import BEGINNING, DAYS, DEFAULTS, DEVICES_MAX, END, EVENTS, delete_latest, erase, table_of
+from headwater.store.erasure import (
+    BEGINNING,
+    DAYS,
+    DEFAULTS,
+    DEVICES_MAX,
+    END,
+    EVENTS,
+    HAPPENINGS,
+    delete_latest,
+    erase,
+    table_of,
+)
 from headwater.store.partitions import list_partitions
 from headwater.store.retention_rules import EVERYTHING
 
@@ -52,7 +63,13 @@ class RemovalDuty:
             if not page:
                 return
             devices = [row["device_id"] for row in page]
-            tables = [*(table_of(partition) for partition in await list_partitions(session)), *DEFAULTS, DAYS, EVENTS]
+            tables = [
+                *(table_of(partition) for partition in await list_partitions(session)),
+                *DEFAULTS,
+                DAYS,
+                EVENTS,
+                HAPPENINGS,
+            ]
             for table in tables:
                 async for _ in erase(session, table, devices, EVERYTHING, (BEGINNING, END)):
                     yield

@@ -6,6 +6,7 @@ a name that somebody chose can never reach into a subject of somebody else.
     hw.up.<lane>                        record batches, high volume: telemetry, attributes, events
     hw.ctl.<partition>                  record batches, low volume, strictly ordered per device: presence, answers
     hw.dead.<tenant>                    dead letters
+    hw.timeline                         batches of what happened to devices and at the doors
     hw.live.<tenant>                    record batches of a tenant that somebody watches
     hw.live.ticket-<id>                 a ticket for the live API was used: the stream takes each once
     hw.seen.<tenant>                    the same, as the LIVE stream passes them on: with their stream sequence
@@ -32,6 +33,7 @@ from uuid import UUID
 UP = "hw.up"
 CONTROL = "hw.ctl"
 DEAD = "hw.dead"
+TIMELINE = "hw.timeline"
 LIVE = "hw.live"
 SEEN = "hw.seen"
 MESSAGE = "hw.msg"

@@ -39,6 +39,7 @@ LIVE_STREAM = "LIVE"
 MESSAGE_STREAM = "MESSAGE"
 SESSION_STREAM = "SESSION"
 RETAINED_STREAM = "RETAINED"
+TIMELINE_STREAM = "TIMELINE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Topology:
     message_bytes_max: int = 4 * GIB
     session_bytes_max: int = 1 * GIB
     retained_bytes_max: int = 1 * GIB
+    timeline_bytes_max: int = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,18 @@ def streams(topology: Topology) -> tuple[StreamConfig, ...]:
             allow_direct=True,
         ),
         _live(topology),
+        StreamConfig(
+            name=TIMELINE_STREAM,
+            subjects=[subjects.TIMELINE],
+            # Done is gone: it holds only what no worker has written down yet (stream/work_queue.py).
+            retention=RetentionPolicy.WORK_QUEUE,
+            discard=DiscardPolicy.OLD,
+            storage=StorageType.FILE,
+            num_replicas=topology.replicas,
+            # Some hundred thousand entries: a weekend without PostgreSQL of a small fleet, minutes of a flood.
+            max_bytes=topology.timeline_bytes_max,
+            max_age=7 * DAY_S,
+        ),
         StreamConfig(
             name=MESSAGE_STREAM,
             subjects=[f"{subjects.MESSAGE}.*"],

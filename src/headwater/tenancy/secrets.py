@@ -20,6 +20,7 @@ OPERATOR = "hwo"
 INVITATION = "hwi"
 PASSWORD_RESET = "hwp"
 
+_BEGINNING = re.compile(r"hw[a-z]_", re.ASCII | re.IGNORECASE)
 _FORM = re.compile(r"(hw[dtroip])_([0-9a-f]{32})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
@@ -48,6 +49,11 @@ class Secret:
 
 def mint(prefix: str, row_id: UUID) -> Secret:
     return Secret(prefix, row_id, secrets.token_urlsafe(32))
+
+
+def looks_like_one(text: str) -> bool:
+    """Whole or damaged: what may be one is not to be kept as a text."""
+    return _BEGINNING.match(text) is not None
 
 
 def parse(text: str, prefix: str) -> Secret | None:

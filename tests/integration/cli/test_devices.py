@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import pytest
 import uvicorn
@@ -23,6 +24,10 @@ from headwater.cli.devices import app
 from headwater.clock import SystemClock
 from headwater.database.session import Database
 from headwater.device.authentication import Presented, TokenAuthenticator
+from headwater.device.presence import Ended
+from headwater.ids import uuid7
+from headwater.store.timeline import record
+from headwater.stream.timeline import Event, TimelineEntry
 
 
 class Served:
@@ -116,6 +121,39 @@ async def test_export_reads_back_and_devices_live(served: Served, tmp_path: Path
     assert "device.decommissioned" in (await served.run("resume", "a", expect=1)).output
     assert "there is no device" in (await served.run("show", 'no"pe', expect=1)).output
     assert "filter.invalid" in (await served.run("list", "-q", "nope", expect=1)).output
+
+
+async def test_timeline_says_in_words_what_happened(served: Served, tmp_path: Path, database_urls: DatabaseURLs) -> None:
+    (tmp_path / "fleet.csv").write_text("external_id\na\n")
+    await served.run("import", tmp_path / "fleet.csv")
+    assert "nothing has happened to a" in (await served.run("timeline", "a")).output
+    device: dict[str, Any] = msgspec.json.decode((await served.run("show", "a")).output)
+    writer: Any = await asyncpg.connect(database_urls.writer)
+    tenant = await writer.fetchval("SELECT tenant_id FROM device")
+    at = 1_780_315_200_000_000
+    happenings = [
+        (Event.AUTHENTICATION_FAILED, "device.refused", "unknown or wrong token", 3),
+        (Event.CONNECTED, "", "", 1),
+        (Event.DISCONNECTED, Ended.TAKEN_OVER, "taken over by a new connection", 1),
+    ]
+    entries = [
+        TimelineEntry(
+            uuid7().bytes, at + n * 1_000_000, event.value, tenant.bytes, UUID(device["id"]).bytes, code, detail,
+            address="203.0.113.7", protocol="mqtt/5", count=count,
+        )
+        for n, (event, code, detail, count) in enumerate(happenings)
+    ]  # fmt: skip
+    await record(writer, entries)
+    await writer.close()
+    told = (await served.run("timeline", "a")).output.splitlines()
+    assert told == [
+        "2026-06-01 12:00:00  authentication.failed  Refused: unknown or wrong token, from 203.0.113.7 (3 times)",
+        "2026-06-01 12:00:01  connected              Connected over MQTT 5, from 203.0.113.7",
+        "2026-06-01 12:00:02  disconnected           Disconnected: another connection came with the same client id,"
+        " from 203.0.113.7",
+    ]
+    assert (await served.run("timeline", "a", "--limit", "1")).output.splitlines() == told[-1:]
+    assert (await served.run("timeline", "a", "--event", "auth")).output.splitlines() == told[:1]
 
 
 async def test_without_an_installation(tmp_path: Path) -> None:

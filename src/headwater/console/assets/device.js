@@ -1,4 +1,4 @@
-// One device: its metrics as small multiples that go on live, and its latest values.
+// One device: its metrics as small multiples that go on live, its latest values, and what happened to its connection.
 
 import { get, metricsOf } from "./api.js";
 import { Banner } from "./banner.js";
@@ -15,6 +15,10 @@ const RANGES = [
   { name: "1h", label: "1 h", span: 60 * MINUTE, interval: "15s", gap: 150_000 },
   { name: "24h", label: "24 h", span: 24 * 60 * MINUTE, interval: "5m", gap: 30 * MINUTE },
 ];
+const HAPPENINGS_MAX = 20; // the story of today, without scrolling; the rest is in the API
+const HAPPENINGS_MS = 10_000;
+// What is a trouble, and what only a change.
+const TROUBLES = ["connection.refused_before_authentication", "authentication.failed", "topic.denied", "message.rejected"];
 const REFRESH_MS = 60_000; // so that the long ranges do not fill with single points
 
 export class DeviceView {
@@ -38,9 +42,10 @@ export class DeviceView {
       if (this.closed) return;
       this.connected = this.device.presence.connected;
       this.seenAt = time(this.device.presence.last_seen_at);
+      this.stale = this.device.presence.data_at !== null && !this.device.presence.data_fresh;
       for (const [name, held] of Object.entries(latest.values)) this.keep(name, held.value, time(held.observed_at), time(held.received_at));
       this.build();
-      await this.loadSeries();
+      await Promise.all([this.loadSeries(), this.loadHappenings()]);
     } catch (error) {
       if (!this.closed) this.failed(error);
       return;
@@ -53,6 +58,7 @@ export class DeviceView {
     });
     this.ticking = setInterval(() => this.draw(), 1000);
     this.refreshing = setInterval(() => this.loadSeries().catch(() => null), REFRESH_MS);
+    this.asking = setInterval(() => this.loadHappenings().catch(() => null), HAPPENINGS_MS);
   }
 
   failed(error) {
@@ -79,16 +85,19 @@ export class DeviceView {
         h("th", { scope: "col" }, "Unit"), h("th", { scope: "col" }, "Observed"))),
       this.body));
     this.nothing = firstTelemetry(device);
+    this.fresh = h("span.muted");
+    this.happenings = h("ol.timeline", { "aria-labelledby": "connection" });
     const labels = Object.entries(device.labels).map(([name, text]) => h("span.label", `${name}: ${text}`));
     replace(this.element, this.banner.element,
       h("nav.crumbs", { "aria-label": "Where you are" }, h("a", { href: "#/devices" }, "Devices"), h("span", { "aria-hidden": "true" }, "/"),
         h("span", device.name || device.external_id)),
       h("div.bar",
         h("div", h("h1", device.name || device.external_id),
-          h("p.sub", h("span.state", this.dot, this.state), this.seen, h("span", `${device.external_id} · ${device.profile}`)),
+          h("p.sub", h("span.state", this.dot, this.state), this.seen, this.fresh, h("span", `${device.external_id} · ${device.profile}`)),
           labels.length ? h("div.labels", labels) : null),
         h("span.grow"), this.ranges),
       this.nothing, this.grid, h("h2", { id: "latest" }, "Latest values"), this.table,
+      h("h2", { id: "connection" }, "Connection"), this.happenings,
       h("p.hint.ids", "Device id ", h("code", device.id)));
     this.drawNow();
   }
@@ -115,6 +124,24 @@ export class DeviceView {
       }));
     }
     this.draw();
+  }
+
+  async loadHappenings() {
+    const { items } = await get(`/devices/${this.id}/timeline`, { limit: HAPPENINGS_MAX });
+    if (this.closed) return;
+    const newest = items.map((one) => one.id).join();
+    if (newest === this.told) return;
+    this.told = newest;
+    replace(this.happenings, items.length ? items.map((one) => this.happening(one))
+      : h("li.muted", "Nothing yet. Each attempt to connect is told here, with the reason where it fails."));
+  }
+
+  happening(one) {
+    const kind = TROUBLES.includes(one.event) ? "bad" : one.event === "connected" ? "on" : "off";
+    const claimed = one.identified_by ? h("span.muted", ` as this device, by its ${one.identified_by.replace("_", " ")}`) : null;
+    const title = [one.event, one.code, one.client_id && `client id ${one.client_id}`].filter(Boolean).join(" · ");
+    return h("li", { title }, h(`span.dot.${kind}`), h("time.muted", { datetime: one.at }, dateTime(time(one.at))),
+      h("span", one.summary, claimed));
   }
 
   /** The chart of a metric, made when its first number comes. */
@@ -144,7 +171,9 @@ export class DeviceView {
     if (event.type === "presence" && event.epoch >= this.epoch) {
       this.epoch = event.epoch;
       this.connected = event.connected;
+      setTimeout(() => this.closed || this.loadHappenings().catch(() => null), 1000); // the timeline is written a moment later
     } else if (event.type === "telemetry") {
+      this.stale = false;
       const at = time(event.observed_at);
       for (const [name, raw] of Object.entries(event.values)) {
         this.keep(name, raw, at, time(event.received_at), true);
@@ -166,6 +195,7 @@ export class DeviceView {
     this.dot.className = `dot ${usable ? (this.connected ? "on" : "off") : "bad"}`;
     setText(this.state, usable ? (this.connected ? "connected" : this.seenAt ? "not connected" : "never seen") : this.device.status);
     setText(this.seen, this.seenAt ? `last seen ${age(this.seenAt, now)}` : "");
+    setText(this.fresh, this.stale ? "its data is old" : "");
     this.nothing.hidden = this.values.size > 0 || this.charts.size > 0;
     this.table.hidden = this.values.size === 0;
     this.table.previousElementSibling.hidden = this.values.size === 0;
@@ -208,6 +238,7 @@ export class DeviceView {
     this.closed = true;
     clearInterval(this.ticking);
     clearInterval(this.refreshing);
+    clearInterval(this.asking);
     this.live?.close();
     for (const chart of this.charts.values()) chart.close();
   }
