@@ -29,6 +29,7 @@ from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.sessions import Sessions
 from headwater.gateway.mqtt.tls import CertificateUnusable, ServerTLS
 from headwater.gateway.presence import Attendance, Presence
+from headwater.gateway.timeline import Timeline
 from headwater.ids import uuid7
 from headwater.ingest.profile_compiled import CompiledProfiles
 from headwater.live.feed import LiveFeed
@@ -79,7 +80,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             log.warning("anonymous_access", tenant=settings.gateway.anonymous_tenant, host=settings.gateway.host)
         profiles = CompiledProfiles()
         meters = Meters()
-        ingest = create_ingest_app(authentication, uplink, clock, profiles, meters)
+        timeline = Timeline(publisher, gateway_id, clock)
+        timeline.open()
+        stack.push_async_callback(timeline.close)
+        ingest = create_ingest_app(authentication, uplink, clock, profiles, meters, timeline=timeline)
         message_log, retained = MessageLog(nats), RetainedStore(nats)
         router = Router(nats, publisher, message_log, retained)
         sessions = Sessions(nats, gateway_id, message_log, retained)
@@ -139,6 +143,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 Figure("counter", "uplink_records_stored", "records that the stream has acknowledged", lane.stored_total),
                 Figure("counter", "uplink_batches_stored", "record batches, one fsync each", lane.batches_total),
                 Figure("gauge", "uplink_records_waiting", "records sent and not acknowledged yet", lane.backlog),
+                Figure("counter", "timeline_said", "happenings told to the timelines of devices", timeline.said_total),
+                Figure("counter", "timeline_counted", "of these, those that are part of a count", timeline.counted_total),
+                Figure("counter", "timeline_lost", "timeline entries that NATS did not take", timeline.lost_total),
                 Figure("counter", "live_batches_dropped", "copies that watchers were told they missed", feed.dropped_total),
             ]
 

@@ -16,22 +16,25 @@ import msgspec
 import structlog
 
 from headwater.clock import Clock
-from headwater.device.authentication import Authentication
+from headwater.device.authentication import NO_CLAIM, Authentication, Claim
+from headwater.device.principal import Principal
 from headwater.device.profile import Decoder
-from headwater.errors import DomainError, QuotaExceeded
+from headwater.errors import DomainError, QuotaExceeded, Unauthenticated
 from headwater.gateway.http import bulk
-from headwater.gateway.http.credentials import Credentials, Sender
+from headwater.gateway.http.credentials import Credentials, Sender, claim_of
 from headwater.gateway.http.errors import MediaTypeUnsupported, MethodNotAllowed, PathUnknown, RequestTimeout
 from headwater.gateway.http.problems import Answer, internal_error, problem
 from headwater.gateway.http.rejection import Rejections, content_type_of, encoded, summary
 from headwater.gateway.http.request import Disconnected, Receive, Request, Scope, Send
 from headwater.gateway.http.submission import Epochs, Submission
 from headwater.gateway.metering import Meters
+from headwater.gateway.timeline import Timeline
 from headwater.ingest.decoders import decoder_of
 from headwater.ingest.errors import Rejected
 from headwater.ingest.ports import Uplink
 from headwater.ingest.profile_compiled import CompiledProfile, CompiledProfiles, Observed, Outcome
 from headwater.stream.envelope import Kind
+from headwater.stream.timeline import Event
 
 log = structlog.get_logger(__name__)
 
@@ -56,13 +59,21 @@ class IngestApp:
     """An ASGI 3 application. `forget` ends what is remembered of a device, credential, profile or tenant."""
 
     def __init__(
-        self, credentials: Credentials, uplink: Uplink, clock: Clock, profiles: CompiledProfiles, slots: bulk.BulkSlots
+        self,
+        credentials: Credentials,
+        uplink: Uplink,
+        clock: Clock,
+        profiles: CompiledProfiles,
+        slots: bulk.BulkSlots,
+        *,
+        timeline: Timeline | None,
     ) -> None:
         self._credentials = credentials
         self._uplink = uplink
         self._clock = clock
         self._profiles = profiles
         self._slots = slots
+        self._timeline = timeline
         self._epochs = Epochs()
 
     def forget(self, identifier: UUID) -> None:
@@ -101,7 +112,7 @@ class IngestApp:
 
     async def _ingest(self, request: Request) -> Answer:
         _check_path(request)
-        sender = await self._credentials.identify(request.headers.get(b"authorization"))
+        sender = await self._identify(request)
         principal = sender.principal
         media_type = request.content_type.partition(";")[0].strip().lower()
         received_us = self._clock.now_us()
@@ -117,7 +128,34 @@ class IngestApp:
         else:
             payload = await request.body(principal.quotas.message_bytes_max)
             await _message(target, payload, submission, rejections, partial=partial)
+        if rejections.first is not None:
+            self._tell(Event.MESSAGE_REJECTED, request, principal, rejections.first)
         return await _conclude(request, submission, rejections, partial=partial)
+
+    async def _identify(self, request: Request) -> Sender:
+        authorization = request.headers.get(b"authorization")
+        try:
+            return await self._credentials.identify(authorization)
+        except Unauthenticated as error:
+            self._tell(Event.AUTHENTICATION_FAILED, request, None, error, claim_of(authorization))
+            raise
+
+    def _tell(
+        self, event: Event, request: Request, principal: Principal | None, error: DomainError, claim: Claim = NO_CLAIM
+    ) -> None:
+        """For the device's timeline."""
+        if self._timeline is not None:
+            self._timeline.say(
+                event,
+                tenant_id=principal.tenant_id if principal is not None else None,
+                device_id=principal.device_id if principal is not None else None,
+                address=request.address,
+                protocol="http",
+                listener="http",
+                code=error.code,
+                detail=error.detail,
+                claim=claim,
+            )
 
     async def _bulk(
         self, request: Request, sender: Sender, target: _Target, submission: Submission, rejections: Rejections,
@@ -230,7 +268,15 @@ def _count(sender: Sender) -> None:
 
 
 def create_ingest_app(
-    authentication: Authentication, uplink: Uplink, clock: Clock, profiles: CompiledProfiles, meters: Meters | None = None
+    authentication: Authentication,
+    uplink: Uplink,
+    clock: Clock,
+    profiles: CompiledProfiles,
+    meters: Meters | None = None,
+    *,
+    timeline: Timeline | None = None,
 ) -> IngestApp:
-    """meters: the tenants' message quotas, shared with the other listeners of the process; None = not enforced."""
-    return IngestApp(Credentials(authentication, meters), uplink, clock, profiles, bulk.BulkSlots())
+    """meters: the tenants' message quotas, shared with the other listeners of the process; None = not enforced.
+    timeline: hears of refused credentials and rejected messages; None = nobody does.
+    """
+    return IngestApp(Credentials(authentication, meters), uplink, clock, profiles, bulk.BulkSlots(), timeline=timeline)

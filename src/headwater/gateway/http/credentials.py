@@ -16,7 +16,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from headwater.database.away import AWAY
-from headwater.device.authentication import Authentication, DeviceRefused, Presented
+from headwater.device.authentication import NO_CLAIM, Authentication, Claim, DeviceRefused, Presented
 from headwater.device.principal import Principal
 from headwater.errors import DomainError, Unavailable
 from headwater.gateway.metering import Meters, TenantMeter
@@ -139,6 +139,16 @@ class Credentials:
         if not self._held[tenant_id]:
             del self._held[tenant_id]
             self._meters.leave(tenant_id)
+
+
+def claim_of(authorization: bytes | None) -> Claim:
+    """Whom a request that was refused says it comes from."""
+    if not authorization or len(authorization) > HEADER_BYTES_MAX:
+        return NO_CLAIM
+    try:
+        return presented(authorization).claim()
+    except DeviceRefused:
+        return NO_CLAIM
 
 
 def presented(authorization: bytes) -> Presented:

@@ -26,7 +26,7 @@ class Disconnected(Exception):
 
 
 class Request:
-    __slots__ = ("_more", "_receive", "headers", "instance", "method", "path", "query")
+    __slots__ = ("_more", "_receive", "address", "headers", "instance", "method", "path", "query")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
@@ -34,6 +34,8 @@ class Request:
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        client = scope.get("client")
+        self.address: str = client[0] if client else ""
         self.instance = self.path
         self._more = True
 
