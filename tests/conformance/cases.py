@@ -1,7 +1,8 @@
 """Normative statements of MQTT as rows: what a client sends, what a server answers, whether the connection stays.
 
-Clause ids are those of MQTT 5.0; `v3` in a clause marks the numbering of 3.1.1. `send` is hexadecimal, spaces are for
-reading; the words below stand for whole packets. `answer` is written as `describe` shows packets: type, then what matters.
+Clause ids are those of MQTT 5.0; `v3` marks the numbering of 3.1.1, and a comma separates several. `send` is hexadecimal,
+spaces are for reading; the words below stand for whole packets. `answer` is written as `describe` shows packets: type, then
+what matters.
 """
 
 from __future__ import annotations
@@ -43,14 +44,18 @@ class Case:
     mosquitto: Mosquitto = Mosquitto.SAME
 
     @property
+    def clauses(self) -> list[str]:
+        return self.clause.split(", ")
+
+    @property
     def sent(self) -> bytes:
         return bytes.fromhex("".join(WORDS.get(word, word) for word in self.send.split()))
 
 
 def describe(packet: Packet) -> str:
     match packet:
-        case ConnAck(reason=reason):
-            return f"connack:{reason:02x}"
+        case ConnAck(is_present, reason):
+            return f"connack:{reason:02x}{':present' if is_present else ''}"
         case Disconnect(reason=reason):
             return f"disconnect:{reason:02x}"
         case PubAck(packet_id, reason) | PubRec(packet_id, reason) | PubRel(packet_id, reason) | PubComp(packet_id, reason):
@@ -64,8 +69,8 @@ def describe(packet: Packet) -> str:
 CASES = [
     # -- CONNECT -------------------------------------------------------------------------------------------------------
     Case("MQTT-3.1.0-1", "the first packet is a CONNECT", 4, "PING", "", False),
-    Case("MQTT-3.1.0-2", "there is one CONNECT", 4, "C4 C4", "connack:00", False),
-    Case("MQTT-3.1.0-2", "there is one CONNECT", 5, "C5 C5", "connack:00 disconnect:82", False, SILENT),
+    Case("MQTT-3.1.0-2, MQTT-3.2.0-2", "there is one CONNECT", 4, "C4 C4", "connack:00", False),
+    Case("MQTT-3.1.0-2, MQTT-3.2.0-2", "there is one CONNECT", 5, "C5 C5", "connack:00 disconnect:82", False, SILENT),
     Case("MQTT-3.1.2-1", "the protocol name is MQTT", 4, "100d 00044d515458 04 02 003c 000163", "connack:01", False, SILENT),
     Case("MQTT-3.1.2-2", "a level that is not supported", 4, "100d 00044d515454 07 02 003c 000163", "connack:01", False),
     Case("MQTT-3.1.2-3", "the reserved flag is 0", 4, "100d 00044d515454 04 03 003c 000163", "", False),
@@ -91,14 +96,21 @@ CASES = [
     ),
     Case("MQTT-3.1.3-6", "a client identifier is assigned", 4, "100c 00044d515454 04 02 003c 0000", "connack:00", True),
     Case("MQTT-3.1.3-7", "a client identifier is assigned", 5, "100d 00044d515454 05 02 003c 00 0000", "connack:00", True),
-    Case("MQTT-3.1.3-8 v3", "no identifier, no clean session", 4, "100c 00044d515454 04 00 003c 0000", "connack:02", False),
+    Case(
+        "MQTT-3.1.3-8 v3, MQTT-3.2.2-6, MQTT-3.2.2-7",
+        "no identifier, no clean session",
+        4,
+        "100c 00044d515454 04 00 003c 0000",
+        "connack:02",
+        False,
+    ),
     Case("3.1 section 3.1", "3.1 needs an identifier", 3, "100e 00064d5149736470 03 02 003c 0000", "connack:02", False),
     Case("MQTT-3.1.3-11", "the will topic is UTF-8", 4, "1013 00044d515454 04 06 003c 000163 0001ff 000178", "", False),
     Case("MQTT-3.1.3-12", "the user name is UTF-8", 4, "1010 00044d515454 04 82 003c 000163 0001ff", "", False),
     Case("MQTT-3.1.4-1", "nothing behind the last field", 4, "100e 00044d515454 04 02 003c 000163 00", "", False),
-    Case("MQTT-3.1.4-1", "a CONNECT is complete", 4, "100b 00044d515454 04 02 003c 0001", "", False),
-    Case("MQTT-3.1.4-5", "success is acknowledged", 4, "C4", "connack:00", True),
-    Case("MQTT-3.1.4-5", "success is acknowledged", 5, "C5", "connack:00", True),
+    Case("MQTT-3.1.4-1, MQTT-3.1.3-3", "a CONNECT is complete", 4, "100b 00044d515454 04 02 003c 0001", "", False),
+    Case("MQTT-3.1.4-5, MQTT-3.2.0-1", "success is acknowledged", 4, "C4", "connack:00", True),
+    Case("MQTT-3.1.4-5, MQTT-3.2.0-1", "success is acknowledged", 5, "C5", "connack:00", True),
     Case("3.1 section 3.2", "success is acknowledged", 3, "C3", "connack:00", True),
     Case(
         "3.1.4",
@@ -144,7 +156,39 @@ CASES = [
         False,
         SILENT,
     ),
-    Case("MQTT-4.12.0-1", "an unknown method", 5, "1012 00044d515454 05 02 003c 04 15000178 000163", "connack:8c", False),
+    Case(
+        "MQTT-4.12.0-1, MQTT-3.2.2-7, MQTT-3.2.2-8, MQTT-4.13.2-1",
+        "an unknown method",
+        5,
+        "1012 00044d515454 05 02 003c 04 15000178 000163",
+        "connack:8c",
+        False,
+    ),
+    Case("MQTT-3.1.2-18", "no password without its flag", 4, "1013 00044d515454 04 82 003c 000163 000175 000170", "", False),
+    Case(
+        "MQTT-3.1.3-1",
+        "the fields in their order",
+        4,
+        "1019 00044d515454 04 c6 003c 000163 000177 000178 000175 000170",
+        "connack:00",
+        True,
+    ),
+    Case(
+        "MQTT-3.1.3-1",
+        "the fields in their order",
+        5,
+        "101b 00044d515454 05 c6 003c 00 000163 00 000177 000178 000175 000170",
+        "connack:00",
+        True,
+    ),
+    Case(
+        "MQTT-3.1.3-5",
+        "an identifier of 23 characters",
+        4,
+        "1023 00044d515454 04 02 003c 0017 303132333435363738396162636465666768696a414243",
+        "connack:00",
+        True,
+    ),
     # -- fixed header --------------------------------------------------------------------------------------------------
     Case("2.1.4", "a length has at most four bytes", 4, "C4 30ffffffff7f", "connack:00", False),
     Case("2.1.4", "a length has at most four bytes", 5, "C5 30ffffffff7f", "connack:00 disconnect:81", False, SILENT),
@@ -154,6 +198,9 @@ CASES = [
     Case("MQTT-2.1.3-1", "PINGREQ has no flags", 4, "C4 c100", "connack:00", False, LENIENT),
     Case("MQTT-2.1.3-1", "PUBACK has no flags", 5, "C5 4102 0001", "connack:00 disconnect:81", False, LENIENT),
     Case("MQTT-3.14.1-1", "DISCONNECT has no flags", 5, "C5 e100", "connack:00 disconnect:81", False, SILENT),
+    Case("MQTT-3.14.1-1", "DISCONNECT has no flags", 4, "C4 e100", "connack:00", False),
+    Case("MQTT-3.15.1-1", "AUTH has no flags", 5, "C5 f100", "connack:00 disconnect:81", False, SILENT),
+    Case("MQTT-3.15.2-1", "an AUTH reason", 5, "C5 f001 01", "connack:00 disconnect:82", False, SILENT),
     Case("MQTT-3.6.1-1", "PUBREL has the flags 2", 4, "C4 6002 0001", "connack:00", False),
     Case("MQTT-3.6.1-1", "PUBREL has the flags 2", 5, "C5 6002 0001", "connack:00 disconnect:81", False, SILENT),
     Case("MQTT-3.8.1-1", "SUBSCRIBE has the flags 2", 4, "C4 8006 0001 000161 00", "connack:00", False),
@@ -180,11 +227,18 @@ CASES = [
     Case("MQTT-2.2.1-3", "a packet identifier is not 0", 4, "C4 3205 000161 0000", "connack:00", False),
     Case("MQTT-3.3.2-1", "a topic name is there", 4, "C4 3001 00", "connack:00", False),
     Case("MQTT-3.3.2-1", "a topic name fits its packet", 4, "C4 3004 000961 78", "connack:00", False),
-    Case("MQTT-3.3.2-2", "no wildcard in a topic name", 4, "C4 3005 0003612f2b", "connack:00", False),
-    Case("MQTT-3.3.2-2", "no wildcard in a topic name", 5, "C5 3006 0003612f23 00", "connack:00 disconnect:82", False),
+    Case("MQTT-3.3.2-2, MQTT-4.7.0-1", "no wildcard in a topic name", 4, "C4 3005 0003612f2b", "connack:00", False),
+    Case(
+        "MQTT-3.3.2-2, MQTT-4.7.0-1",
+        "no wildcard in a topic name",
+        5,
+        "C5 3006 0003612f23 00",
+        "connack:00 disconnect:82",
+        False,
+    ),
     Case("MQTT-4.7.3-1", "a topic name is not empty", 4, "C4 3002 0000", "connack:00", False),
     Case("3.3.2.1", "5.0: nor without an alias", 5, "C5 3003 0000 00", "connack:00 disconnect:82", False),
-    Case("MQTT-1.5.4-2", "no U+0000", 4, "C4 3003 000100", "connack:00", False),
+    Case("MQTT-1.5.4-2, MQTT-4.7.3-2", "no U+0000", 4, "C4 3003 000100", "connack:00", False),
     Case("MQTT-1.5.4-1", "no surrogates", 4, "C4 3005 0003eda080", "connack:00", False),
     Case("MQTT-1.5.4-1", "no overlong forms", 5, "C5 3005 0002c080 00", "connack:00 disconnect:81", False),
     Case("MQTT-1.5.4-3", "U+FEFF is a character", 4, "C4 3207 0003efbbbf 0001", "connack:00 puback:1:00", True),
@@ -222,6 +276,24 @@ CASES = [
         LENIENT,
     ),
     Case(
+        "MQTT-3.3.2-13",
+        "a response topic is UTF-8",
+        5,
+        "C5 3008 000161 04 080001ff",
+        "connack:00 disconnect:81",
+        False,
+        SILENT,
+    ),
+    Case(
+        "MQTT-3.3.2-19",
+        "a content type is UTF-8",
+        5,
+        "C5 3008 000161 04 030001ff",
+        "connack:00 disconnect:81",
+        False,
+        SILENT,
+    ),
+    Case(
         "3.3.2.3.2", "the payload format is 0 or 1", 5, "C5 3006 000161 02 0102", "connack:00 disconnect:82", False, LENIENT
     ),
     Case("2.2.2.2", "a property stands once", 5, "C5 3008 000161 04 0100 0100", "connack:00 disconnect:82", False, SILENT),
@@ -232,12 +304,24 @@ CASES = [
     Case(
         "MQTT-3.4.2-1", "a PUBACK has a PUBACK reason", 5, "C5 4004 0009 01 00", "connack:00 disconnect:82", False, LENIENT
     ),
+    Case("MQTT-3.5.2-1", "a PUBREC reason", 5, "C5 5004 0001 01 00", "connack:00 disconnect:82", False, LENIENT),
+    Case("MQTT-3.6.2-1", "a PUBREL reason", 5, "C5 6204 0001 01 00", "connack:00 disconnect:82", False, LENIENT),
+    Case("MQTT-3.7.2-1", "a PUBCOMP reason", 5, "C5 7004 0001 01 00", "connack:00 disconnect:82", False, LENIENT),
+    Case("MQTT-3.6.2-1", "a PUBREL for nothing", 5, "C5 6202 0009", "connack:00 pubcomp:9:92", True, OTHER_REASON),
+    Case("MQTT-4.3.3-4", "a PUBREC for nothing", 5, "C5 5002 0009", "connack:00 pubrel:9:92", True, OTHER_REASON),
     Case("3.4", "a PUBACK has a packet identifier", 4, "C4 4001 00", "connack:00", False),
     Case("MQTT-4.3.3-11", "PUBREL is answered with PUBCOMP", 4, "C4 6202 0001", "connack:00 pubcomp:1:00", True),
     # -- SUBSCRIBE, UNSUBSCRIBE ----------------------------------------------------------------------------------------
-    Case("MQTT-3.8.4-1", "SUBSCRIBE is answered", 4, "C4 8206 000a 000161 01", "connack:00 suback:10:01", True),
     Case(
-        "MQTT-3.8.4-6",
+        "MQTT-3.8.4-1, MQTT-3.8.4-2, MQTT-2.2.1-6",
+        "SUBSCRIBE is answered",
+        4,
+        "C4 8206 000a 000161 01",
+        "connack:00 suback:10:01",
+        True,
+    ),
+    Case(
+        "MQTT-3.8.4-6, MQTT-3.9.3-2",
         "a code for each filter, in order",
         4,
         "C4 820a 0001 000161 01 000162 00",
@@ -284,9 +368,79 @@ CASES = [
         False,
         LENIENT,
     ),
-    Case("MQTT-3.10.4-5", "UNSUBSCRIBE is always answered", 4, "C4 a205 000b 000161", "connack:00 unsuback:11:", True),
     Case(
-        "MQTT-3.11.3-1",
+        "MQTT-4.8.2-1",
+        "a share has a name",
+        5,
+        "C5 820f 0001 00 0009 2473686172652f2f61 00",
+        "connack:00 disconnect:82",
+        False,
+        LENIENT,
+    ),
+    Case(
+        "MQTT-4.8.2-2",
+        "no wildcard in a share's name",
+        5,
+        "C5 8210 0001 00 000a 2473686172652f2b2f61 00",
+        "connack:00 disconnect:82",
+        False,
+        LENIENT,
+    ),
+    Case(
+        "MQTT-4.8.2-2",
+        "no wildcard in a share's name",
+        5,
+        "C5 8210 0001 00 000a 2473686172652f232f61 00",
+        "connack:00 disconnect:82",
+        False,
+        OTHER_REASON,
+    ),
+    Case(
+        "MQTT-4.8.2-2",
+        "a share has a filter",
+        5,
+        "C5 820f 0001 00 0009 2473686172652f672f 00",
+        "connack:00 disconnect:82",
+        False,
+        LENIENT,
+    ),
+    Case("MQTT-4.8.2-2", "a share has a filter", 4, "C4 820d 0001 0008 2473686172652f67 00", "connack:00", False, LENIENT),
+    Case(
+        "MQTT-4.8.2-2",
+        "no wildcard in a share's name",
+        4,
+        "C4 8210 0001 000b 2473686172652f672b2f61 00",
+        "connack:00",
+        False,
+    ),
+    Case(
+        "3.8.2.1.2",
+        "no subscription identifier 0",
+        5,
+        "C5 8209 0001 02 0b00 0001 61 00",
+        "connack:00 disconnect:82",
+        False,
+        OTHER_REASON,
+    ),
+    Case(
+        "3.8.2.1.2",
+        "one subscription identifier",
+        5,
+        "C5 820b 0001 04 0b01 0b02 0001 61 00",
+        "connack:00 disconnect:82",
+        False,
+        SILENT,
+    ),
+    Case(
+        "MQTT-3.10.4-4, MQTT-3.10.4-5",
+        "UNSUBSCRIBE is always answered",
+        4,
+        "C4 a205 000b 000161",
+        "connack:00 unsuback:11:",
+        True,
+    ),
+    Case(
+        "MQTT-3.11.3-1, MQTT-3.11.3-2",
         "UNSUBACK has a code for each",
         5,
         "C5 a209 000b 00 000161 000162",
@@ -310,4 +464,20 @@ CASES = [
     Case("2.1.2", "SUBACK is the server's", 4, "C4 9003 0001 00", "connack:00", False, LENIENT),
     Case("2.1.2", "UNSUBACK is the server's", 4, "C4 b002 0001", "connack:00", False, LENIENT),
     Case("2.1.2", "PINGRESP is the server's", 5, "C5 d000", "connack:00 disconnect:82", False, LENIENT),
+]
+
+LIMITED = [  # what our limits announce, and what follows when a client does not keep to it
+    ("MQTT-3.2.2-11", "C5 3406 000161 0001 00", "connack:00 disconnect:9b"),
+    ("MQTT-3.2.2-11", "C4 3405 000161 0001", "connack:00"),
+    ("MQTT-3.2.2-14", "C5 3104 000161 00", "connack:00 disconnect:9a"),
+    ("MQTT-3.2.2-15", f"C5 30c701 000161 00 {'00' * 195}", "connack:00 disconnect:95"),
+    ("MQTT-3.2.2-15", f"C4 30c701 000161 {'00' * 196}", "connack:00"),
+    ("MQTT-3.3.4-7", "C5 3206 000161 0001 00 3206 000161 0002 00 3206 000161 0003 00", "connack:00 disconnect:93"),
+    ("3.2.2.3.12", "C5 8209 0001 02 0b01 000161 00", "connack:00 disconnect:a1"),
+    ("3.2.2.3.13", "C5 8210 0001 00 000a 2473686172652f672f61 00", "connack:00 disconnect:9e"),
+    ("MQTT-3.2.2-12", "1015 00044d515454 05 16 003c 00 000163 00 000177 000178", "connack:9b"),
+    ("MQTT-3.2.2-13", "1015 00044d515454 05 26 003c 00 000163 00 000177 000178", "connack:9a"),
+    ("topic_bytes_max", f"C5 3036 0032 {'61' * 50} 00 78", "connack:00 disconnect:90"),
+    ("topic_bytes_max", f"C5 8238 0001 00 0032 {'61' * 50} 00", "connack:00 disconnect:8f"),
+    ("connect_bytes_max", f"10 8001 00044d515454 04 02 003c 0074 {'61' * 116}", ""),
 ]

@@ -249,6 +249,12 @@ def test_accept_announces_the_limits() -> None:
     assert session.session_expiry_s == 60
 
 
+def test_a_maximum_qos_is_for_publishes_only() -> None:  # [MQTT-3.2.2-10]
+    session = connected(5, Limits(maximum_qos=0))
+    wish = Subscribe(1, (Subscription("a", 2),))
+    assert session.receive(encode_packet(wish, 5), 0.0) == [wish]
+
+
 def test_accept_refuses_what_would_break_the_standard() -> None:
     session = ServerSession(Limits())
     with pytest.raises(LocalProtocolError):

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from headwater.protocols.mqtt.errors import LocalProtocolError, RemoteProtocolError
 from headwater.protocols.mqtt.packet_types import PacketType as T
@@ -199,17 +200,18 @@ def encode_properties(properties: Properties | None, packet: T) -> bytes:
     if properties is None or properties is EMPTY:
         return b"\0"
     block = bytearray()
-    for row in PROPERTIES:
-        value = getattr(properties, row.name)
+    values = astuple(properties)
+    for at, row, high, write in _ENCODING:
+        value = values[at]
         if value is None or value == ():
             continue
         if packet not in row.packets:
             raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"{packet.name} may not carry {row.name}")
         for each in value if row.repeats else (value,):
-            if isinstance(each, int) and not row.low <= each <= min(row.high, _HIGHEST[row.kind]):
+            if isinstance(each, int) and not row.low <= each <= high:
                 raise LocalProtocolError(row.reason, f"{row.name} may not be {each}")
-            block += encode_variable_integer(row.identifier)
-            block += _WRITE[row.kind](each)
+            block.append(row.identifier)
+            block += write(each)
     return encode_variable_integer(len(block)) + block
 
 
@@ -219,3 +221,9 @@ _HIGHEST: Final[Mapping[Kind, int]] = {
     Kind.FOUR: 0xFFFF_FFFF,
     Kind.VARIABLE: VARIABLE_INTEGER_MAX,
 }
+
+# In the order of the table: where the value stands in the struct, the row, the highest value, the writer.
+_ENCODING: Final = tuple(
+    (Properties.__struct_fields__.index(row.name), row, min(row.high, _HIGHEST.get(row.kind, 0)), _WRITE[row.kind])
+    for row in PROPERTIES
+)

@@ -1,0 +1,24 @@
+"""The servers that the tables are run against: one of each for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance import brokers
+from tests.support import engines
+
+
+@pytest.fixture(scope="session")
+def mosquitto_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    if brokers.MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed: the table ran against our own servers only")
+    with brokers.mosquitto(tmp_path_factory.mktemp("mosquitto")) as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def gateway_port(postgres_server: engines.TestPostgres) -> Iterator[int]:
+    with brokers.gateway(postgres_server) as port:
+        yield port
