@@ -308,6 +308,7 @@ CASES = [
     Case("MQTT-3.6.2-1", "a PUBREL reason", 5, "C5 6204 0001 01 00", "connack:00 disconnect:82", False, LENIENT),
     Case("MQTT-3.7.2-1", "a PUBCOMP reason", 5, "C5 7004 0001 01 00", "connack:00 disconnect:82", False, LENIENT),
     Case("MQTT-3.6.2-1", "a PUBREL for nothing", 5, "C5 6202 0009", "connack:00 pubcomp:9:92", True, OTHER_REASON),
+    Case("MQTT-4.3.3-8", "QoS 2 is answered with PUBREC", 4, "C4 3406 000161 0007 78", "connack:00 pubrec:7:00", True),
     Case("MQTT-4.3.3-4", "a PUBREC for nothing", 5, "C5 5002 0009", "connack:00 pubrel:9:92", True, OTHER_REASON),
     Case("3.4", "a PUBACK has a packet identifier", 4, "C4 4001 00", "connack:00", False),
     Case("MQTT-4.3.3-11", "PUBREL is answered with PUBCOMP", 4, "C4 6202 0001", "connack:00 pubcomp:1:00", True),

@@ -19,6 +19,6 @@ def mosquitto_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def gateway_port(postgres_server: engines.TestPostgres) -> Iterator[int]:
-    with brokers.gateway(postgres_server) as port:
+def gateway_port(postgres_server: engines.TestPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with brokers.gateway(postgres_server, tmp_path_factory.mktemp("gateway")) as port:
         yield port
