@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.support.installation import Installation, alive, installation, until
 
 import headwater
 from headwater.app.engines.account import Account, can_reach
+from headwater.app.engines.ports import free_port
 
 CHILDREN = {"postgres", "nats", "worker-0", "gateway-0", "gateway-1", "api"}
 RESTART_S = 40
@@ -74,6 +76,7 @@ def test_a_life(directory):
         assert set(up.children()) == CHILDREN
 
         check_status_and_doctor(up)
+        check_devices_come_in_safely(ready)
         check_others_are_refused(up, directory)
         check_every_child_comes_back(up, ready)
         device = post(ready, "/api/v1/devices", {"external_id": "pump-1"}, ready["admin_token"])
@@ -119,11 +122,30 @@ def check_status_and_doctor(up: Installation) -> None:
     assert [f for f in findings if f["code"] != "disk.nearly_full"] == []  # the machine's disk is not ours to judge
 
 
+def check_devices_come_in_safely(ready: dict[str, Any]) -> None:
+    """Whoever trusts the home's own authority finds MQTT behind TLS, with and without a WebSocket."""
+    context = ssl.create_default_context(cafile=ready["ca_file"])
+    for url, hello in ((ready["mqtts_url"], b"\xc0\0"), (ready["wss_url"], b"GET /mqtt HTTP/1.1\r\n\r\n")):
+        address = urlsplit(url)
+        with (
+            socket.create_connection((address.hostname, address.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=address.hostname) as secured,
+        ):
+            secured.sendall(hello)
+            said = secured.recv(100)
+            assert said == b"" if url == ready["mqtts_url"] else said.startswith(b"HTTP/1.1 426 ")
+    assert stat.S_IMODE(Path(ready["ca_file"]).with_name("ca.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(ready["ca_file"]).with_name("server.key").stat().st_mode) == 0o600
+    with pytest.raises(urllib.error.HTTPError, match="426"):
+        urllib.request.urlopen(ready["ws_url"].replace("ws://", "http://"), timeout=10)
+
+
 def check_others_are_refused(up: Installation, directory: Path) -> None:
     same_home = cli("up", "--home", str(up.home), "--http-port", "1", "--mqtt-port", "2", "--ingest-port", "3")
     assert same_home.returncode == 1
     assert "[home.in_use]" in same_home.stderr
-    same_port = cli("up", "--home", str(directory / "other"), "--http-port", str(up.ports["http"]))
+    others = [word for name in ("mqtt", "mqtts", "ws", "wss", "ingest") for word in (f"--{name}-port", str(free_port()))]
+    same_port = cli("up", "--home", str(directory / "other"), "--http-port", str(up.ports["http"]), *others)
     assert same_port.returncode == 1
     assert "[port.taken]" in same_port.stderr
     assert "--http-port" in same_port.stderr

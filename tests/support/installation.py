@@ -34,7 +34,7 @@ class Installation:
         self.home = directory / "home"
         self.ready_file = directory / "ready.json"
         self.output = directory / "output"
-        self.ports = {"http": free_port(), "mqtt": free_port(), "ingest": free_port()}
+        self.ports = {name: free_port() for name in ("http", "mqtt", "mqtts", "ws", "wss", "ingest")}
         self.options = options
         self._python = tuple(python)
         self._user = user
@@ -44,8 +44,7 @@ class Installation:
     def start(self) -> None:
         argv = [
             *self._python, "-m", "headwater", "up", "--home", str(self.home), "--ready-json", str(self.ready_file),
-            "--http-port", str(self.ports["http"]), "--mqtt-port", str(self.ports["mqtt"]),
-            "--ingest-port", str(self.ports["ingest"]), *self.options,
+            *(word for name, port in self.ports.items() for word in (f"--{name}-port", str(port))), *self.options,
         ]  # fmt: skip
         ours = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
         identity: dict[str, Any] = {}

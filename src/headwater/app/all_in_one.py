@@ -20,6 +20,7 @@ import msgspec
 import headwater
 from headwater.app import own_engines, probe, role_programs
 from headwater.app.bootstrap import Access, bootstrap, open_door
+from headwater.app.certificates import HomeCertificate
 from headwater.app.child import Child, State
 from headwater.app.engine_checks import check_nats, connect_database
 from headwater.app.engines.ports import PortTaken, is_free
@@ -27,11 +28,14 @@ from headwater.app.home import ChildState, Home, Up
 from headwater.app.process import give_memory_back
 from headwater.app.program import Program
 from headwater.app.ready_file import ReadyFile
-from headwater.app.settings import Settings, require_loopback
+from headwater.app.settings import PREFIX, Settings, require_loopback
 from headwater.app.supervisor import Supervisor
 from headwater.database import roles
 from headwater.database.migrate import migrate
 
+CERTIFICATE_CHECK_S = 86_400.0
+"""The gateways see a new one within a minute."""
+LOOPBACK = "127.0.0.0/8,::1/128"
 SERVES_S = 60.0
 """From the moment that every role says it is ready to the moment that its ports answer."""
 
@@ -42,6 +46,10 @@ class UpOptions:
     host: str = "127.0.0.1"
     http_port: int = 8080
     mqtt_port: int = 1883
+    mqtts_port: int = 8883
+    """0 = off, as for the next two"""
+    ws_port: int = 8083
+    wss_port: int = 8084
     ingest_port: int = 8081
     gateways: int = 1
     workers: int = 1
@@ -56,6 +64,12 @@ class Ready(msgspec.Struct, frozen=True):
 
     http_url: str
     mqtt_url: str
+    mqtts_url: str | None
+    """None = off, as for the next two"""
+    ws_url: str | None
+    wss_url: str | None
+    ca_file: str | None
+    """what to trust for mqtts and wss; None where the operator has given a certificate"""
     ingest_url: str
     tenant: str
     tenant_id: str
@@ -82,6 +96,7 @@ class AllInOne:
         self._settings = settings
         self._terminal = terminal
         self._home = Home(options.home)
+        self._certificate = None if _is_given(settings) else HomeCertificate(self._home.path)
         self._started_at = time.time()
         self._since: dict[Child, tuple[State, float]] = {}
         self._supervisor = Supervisor(self._home.logs, terminal.problem, self._changed)
@@ -100,6 +115,7 @@ class AllInOne:
             self._check_ports()
             starting = asyncio.create_task(self._start())
             stopping = asyncio.create_task(stop.wait())
+            renewing = asyncio.create_task(self._keep_certificate())
             try:
                 await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if starting.done():
@@ -107,9 +123,9 @@ class AllInOne:
                     await stop.wait()
                     self._terminal.progress("stopping: nothing new is accepted, what was accepted is stored")
             finally:
-                starting.cancel()
-                stopping.cancel()
-                await asyncio.gather(starting, stopping, return_exceptions=True)
+                for task in (starting, stopping, renewing):
+                    task.cancel()
+                await asyncio.gather(starting, stopping, renewing, return_exceptions=True)
                 self._stopping = True
                 await self._supervisor.stop()
                 (self._home.run / "up.json").unlink(missing_ok=True)
@@ -126,6 +142,8 @@ class AllInOne:
             await self._supervisor.start(engines)
         await self._migrate(settings)
         with ReadyFile(self._options.ready_json or self._home.run / "ready.json") as ready_file:
+            if self._certificate is not None and self._certificate.ensure(self._options.host):
+                self._terminal.progress(f"made a certificate for MQTT over TLS; devices trust {self._certificate.authority}")
             access = await bootstrap(settings.database.operator_url, ready_file.known_password)
             environment = role_programs.environment(settings)
             if self._options.dev_anonymous:
@@ -150,6 +168,15 @@ class AllInOne:
             self._terminal.progress(f"starting {self._options.demo} simulated devices")
             await self._supervisor.start([role_programs.fleet(ready_file.path, self._options.demo, environment)])
 
+    async def _keep_certificate(self) -> None:
+        while True:
+            await asyncio.sleep(CERTIFICATE_CHECK_S)
+            try:
+                if self._certificate is not None and self._certificate.ensure(self._options.host):
+                    self._terminal.progress("renewed the certificate for MQTT over TLS")
+            except OSError as error:
+                self._terminal.problem(f"the certificate for MQTT over TLS cannot be renewed: {error}")
+
     async def _migrate(self, settings: Settings) -> None:
         if not self._settings.database.owner_url:
             await _create_database(settings.database.owner_url)
@@ -171,36 +198,41 @@ class AllInOne:
             {
                 "GATEWAY_HOST": options.host,
                 "GATEWAY_MQTT_PORT": str(options.mqtt_port),
+                "GATEWAY_MQTTS_PORT": str(options.mqtts_port),
+                "GATEWAY_WS_PORT": str(options.ws_port),
+                "GATEWAY_WSS_PORT": str(options.wss_port),
                 "GATEWAY_HTTP_PORT": str(options.ingest_port),
                 "API_HOST": options.host,
                 "API_HTTP_PORT": str(options.http_port),
             }
         )
+        if self._certificate is not None:
+            shared |= role_programs.prefixed(
+                {
+                    "GATEWAY_MQTTS_CERT_FILE": str(self._certificate.chain),
+                    "GATEWAY_MQTTS_KEY_FILE": str(self._certificate.key),
+                }
+            )
+        # What runs on this machine, simulated fleets and benchmarks too, is no crowd of strangers behind one address.
+        environment = {PREFIX + "GATEWAY_EXEMPT_NETWORKS": LOOPBACK} | environment | shared
         names = {
             "workers": [("worker", i) for i in range(options.workers)],
             "gateways": [("gateway", i) for i in range(options.gateways)],
             "the API": [("api", 0)],
         }
         return [
-            (label, [role_programs.role(role, number, environment | shared) for role, number in group])
+            (label, [role_programs.role(role, number, environment) for role, number in group])
             for label, group in names.items()
         ]
 
     async def _await_service(self) -> None:
         """Every port answers as the world will ask it."""
-        host = _reach(self._options.host)
+        host, options = _reach(self._options.host), self._options
+        device_ports = [options.mqtt_port, options.mqtts_port, options.ws_port, options.wss_port, options.ingest_port]
         async with asyncio.timeout(SERVES_S):
             while True:
-                missing = [
-                    name
-                    for name, serves in (
-                        ("API", await probe.answers_http(host, self._options.http_port, "/api/v1/health")),
-                        ("MQTT", await probe.accepts(host, self._options.mqtt_port)),
-                        ("HTTP ingest", await probe.accepts(host, self._options.ingest_port)),
-                    )
-                    if not serves
-                ]
-                if not missing:
+                serves = [await probe.accepts(host, port) for port in device_ports if port]
+                if all(serves) and await probe.answers_http(host, options.http_port, "/api/v1/health"):
                     return
                 await asyncio.sleep(0.1)
 
@@ -208,7 +240,15 @@ class AllInOne:
 
     def _ports(self) -> dict[str, int]:
         options = self._options
-        return {"--http-port": options.http_port, "--mqtt-port": options.mqtt_port, "--ingest-port": options.ingest_port}
+        ports = {
+            "--http-port": options.http_port,
+            "--mqtt-port": options.mqtt_port,
+            "--mqtts-port": options.mqtts_port,
+            "--ws-port": options.ws_port,
+            "--wss-port": options.wss_port,
+            "--ingest-port": options.ingest_port,
+        }
+        return {option: port for option, port in ports.items() if port}
 
     def _check_ports(self) -> None:
         ports = self._ports()
@@ -218,19 +258,32 @@ class AllInOne:
                     f"something listens on {self._options.host}:{port} already: stop it, or choose another {option}"
                 )
         if len(set(ports.values())) < len(ports):
-            raise PortTaken("--http-port, --mqtt-port and --ingest-port must differ")
+            raise PortTaken(f"{', '.join(ports)} must differ")
 
     def _urls(self) -> dict[str, str]:
+        """Of what is on."""
         host, options = _bracketed(_reach(self._options.host)), self._options
-        return {
+        ingest = "https" if self._settings.gateway.tls_cert_file else "http"
+        urls = {
             "http_url": f"http://{host}:{options.http_port}",
             "mqtt_url": f"mqtt://{host}:{options.mqtt_port}",
-            "ingest_url": f"http://{host}:{options.ingest_port}",
+            "mqtts_url": f"mqtts://{host}:{options.mqtts_port}" if options.mqtts_port else "",
+            "ws_url": f"ws://{host}:{options.ws_port}/mqtt" if options.ws_port else "",
+            "wss_url": f"wss://{host}:{options.wss_port}/mqtt" if options.wss_port else "",
+            "ingest_url": f"{ingest}://{host}:{options.ingest_port}",
         }
+        return {name: url for name, url in urls.items() if url}
 
     def _ready(self, access: Access) -> Ready:
+        urls = self._urls()
         return Ready(
-            **self._urls(),
+            http_url=urls["http_url"],
+            mqtt_url=urls["mqtt_url"],
+            mqtts_url=urls.get("mqtts_url"),
+            ws_url=urls.get("ws_url"),
+            wss_url=urls.get("wss_url"),
+            ca_file=str(self._certificate.authority) if self._certificate is not None else None,
+            ingest_url=urls["ingest_url"],
             tenant=access.tenant,
             tenant_id=str(access.tenant_id),
             admin_email=access.admin_email,
@@ -279,6 +332,10 @@ async def _create_database(owner_url: str) -> None:
             await connection.execute(f'CREATE DATABASE "{name}"')
     finally:
         await connection.close()
+
+
+def _is_given(settings: Settings) -> bool:
+    return bool(settings.gateway.tls_cert_file or settings.gateway.mqtts_cert_file)
 
 
 def _reach(host: str) -> str:

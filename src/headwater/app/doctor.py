@@ -84,8 +84,15 @@ async def ports(subject: Subject) -> Finding | None:
     if subject.running:
         return None
     gateway, api = subject.settings.gateway, subject.settings.api
-    wanted = {"--mqtt-port": gateway.mqtt_port, "--ingest-port": gateway.http_port, "--http-port": api.http_port}
-    taken = {option: port for option, port in wanted.items() if not is_free(port)}
+    wanted = {
+        "--mqtt-port": gateway.mqtt_port,
+        "--mqtts-port": gateway.mqtts_port,
+        "--ws-port": gateway.ws_port,
+        "--wss-port": gateway.wss_port,
+        "--ingest-port": gateway.http_port,
+        "--http-port": api.http_port,
+    }
+    taken = {option: port for option, port in wanted.items() if port and not is_free(port)}
     if not taken:
         return None
     said = ", ".join(f"{port} ({option})" for option, port in taken.items())

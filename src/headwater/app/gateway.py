@@ -156,6 +156,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             _ports(settings.gateway, certificate),
             certificate=certificate,
             proxies=_proxies(settings.gateway),
+            local_origins=bool(settings.gateway.anonymous_tenant),
         )
         loop.add_signal_handler(signal.SIGHUP, listener.reload_certificate)
         stack.callback(loop.remove_signal_handler, signal.SIGHUP)

@@ -3,6 +3,7 @@
     home.json      what was decided at the first start: engine ports, how much the stream may hold
     secrets.json   passwords of the engines and their roles, the key that signs access tokens; mode 0600
     postgres/ nats/   the engines' data, owned by their account; links where that account cannot reach the home
+    tls/           its own certificate authority, and what the MQTT ports show; see certificates.py
     logs/          one bounded log a child
     run/           pid files, and `up.json`: what runs now
     lock           held by the one `up` that may use this home

@@ -34,6 +34,9 @@ def up(
     host: str = typer.Option("127.0.0.1", help="The address that API, MQTT and HTTP ingest listen on. 0.0.0.0 = all."),
     http_port: int = typer.Option(8080, min=1, max=65535, help="API, its documentation, the console."),
     mqtt_port: int = typer.Option(1883, min=1, max=65535, help="MQTT."),
+    mqtts_port: int = typer.Option(8883, min=0, max=65535, help="MQTT over TLS. 0 = off, as for the next two."),
+    ws_port: int = typer.Option(8083, min=0, max=65535, help="MQTT over WebSocket, at /mqtt."),
+    wss_port: int = typer.Option(8084, min=0, max=65535, help="MQTT over WebSocket over TLS."),
     ingest_port: int = typer.Option(8081, min=1, max=65535, help="HTTP ingest."),
     gateways: int = typer.Option(1, min=1, max=256, help="Gateway processes; they share the ports."),
     workers: int = typer.Option(1, min=1, max=64, help="Worker processes."),
@@ -57,5 +60,8 @@ def up(
     read = settings.read()
     logs.configure("WARNING", "console")
     raise_file_limit()
-    options = UpOptions(home, host, http_port, mqtt_port, ingest_port, gateways, workers, ready_json, demo, dev_anonymous)
+    options = UpOptions(
+        home, host, http_port, mqtt_port, mqtts_port, ws_port, wss_port, ingest_port, gateways, workers, ready_json, demo,
+        dev_anonymous,
+    )  # fmt: skip
     asyncio.run(AllInOne(options, read, UpTerminal(home)).run())

@@ -32,6 +32,9 @@ def external(database_urls, nats_url, monkeypatch, tmp_path):
         "NATS_USER": address.username,
         "NATS_PASSWORD": address.password,
         "GATEWAY_MQTT_PORT": free_port(),
+        "GATEWAY_MQTTS_PORT": free_port(),
+        "GATEWAY_WS_PORT": free_port(),
+        "GATEWAY_WSS_PORT": free_port(),
         "GATEWAY_HTTP_PORT": free_port(),
         "API_HTTP_PORT": free_port(),
     }

@@ -152,3 +152,25 @@ def test_a_handshake_that_is_refused(old: str, new: str, status: int) -> None:
 
 def test_a_path_may_carry_a_query() -> None:
     assert answer_handshake(REQUEST.replace("/mqtt HTTP", "/mqtt?client=1 HTTP").encode()).startswith(b"HTTP/1.1 101")
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_local"),
+    [
+        ("", True),  # not a browser
+        ("\r\nOrigin: http://localhost:5173", True),
+        ("\r\nOrigin: http://[::1]", True),
+        ("\r\nOrigin: https://example.org", False),
+        ("\r\nOrigin: http://localhost.example.org", False),
+        ("\r\nOrigin: null", False),
+    ],
+)
+def test_where_no_credential_is_asked_for_pages_of_other_sites_stay_outside(origin: str, is_local: bool) -> None:
+    head = (REQUEST + origin).encode()
+    assert answer_handshake(head).startswith(b"HTTP/1.1 101")
+    if is_local:
+        assert answer_handshake(head, local_origins=True).startswith(b"HTTP/1.1 101")
+    else:
+        with pytest.raises(HandshakeRefused) as refused:
+            answer_handshake(head, local_origins=True)
+        assert refused.value.answer.startswith(b"HTTP/1.1 403")

@@ -61,11 +61,13 @@ class Port:
 
 
 class Acceptor:
-    """proxies  networks whose PROXY header is believed; None = there is no such header"""
+    """proxies        networks whose PROXY header is believed; None = there is no such header
+    local_origins  of web pages that speak WebSocket, only those of this machine come in
+    """
 
     def __init__(
         self, port: Port, *, door: Door, begin: Begin, refusals: Refusals,
-        certificate: ServerTLS | None = None, proxies: Sequence[Network] | None = None,
+        certificate: ServerTLS | None = None, proxies: Sequence[Network] | None = None, local_origins: bool = False,
     ) -> None:  # fmt: skip
         assert certificate is not None or not port.secure
         self.port = port
@@ -74,6 +76,7 @@ class Acceptor:
         self._refusals = refusals
         self._tls = certificate if port.secure else None
         self._proxies = proxies
+        self._local_origins = local_origins
         self._sockets: list[socket.socket] = []
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._welcomes: set[asyncio.Task[None]] = set()
@@ -214,7 +217,9 @@ class Acceptor:
     def _protocol(self, visitor: Visitor) -> asyncio.Protocol:
         """What speaks on the socket once it is ready."""
         if self.port.websocket:
-            return WebSocketTransport(partial(self._begin, visitor), partial(self._refuse, visitor))
+            return WebSocketTransport(
+                partial(self._begin, visitor), partial(self._refuse, visitor), local_origins=self._local_origins
+            )
         return self._begin(visitor)
 
     def _refuse(self, visitor: Visitor, refusal: Refusal) -> None:

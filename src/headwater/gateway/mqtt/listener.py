@@ -79,13 +79,15 @@ class MQTTListener:
         *,
         certificate: ServerTLS | None = None,
         proxies: Sequence[Network] | None = None,
+        local_origins: bool = False,
     ) -> None:
-        """certificate: needed where a port is secure. proxies: see Acceptor."""
+        """certificate: needed where a port is secure. proxies, local_origins: see Acceptor."""
         self._certificate = certificate
         for port in ports:
             acceptor = Acceptor(
-                port, door=self._door, begin=self._begin, refusals=self._refusals, certificate=certificate, proxies=proxies
-            )
+                port, door=self._door, begin=self._begin, refusals=self._refusals,
+                certificate=certificate, proxies=proxies, local_origins=local_origins,
+            )  # fmt: skip
             await acceptor.open(host)
             self.acceptors.append(acceptor)
         loop = asyncio.get_running_loop()

@@ -17,6 +17,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from headwater.gateway.mqtt.door import Refusal
 
@@ -30,6 +31,7 @@ FRAME_BYTES_MAX: Final = 1 << 20
 """No client needs one larger than a packet; it is not kept, so this only ends nonsense early."""
 FRAME_HEAD_BYTES_MAX: Final = 14
 CONTROL_BYTES_MAX: Final = 125  # RFC 6455, section 5.5
+_LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
 
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -60,8 +62,12 @@ class HandshakeRefused(Exception):
         self.answer = ("\r\n".join((*lines, f"Content-Length: {len(body)}")) + "\r\n\r\n" + body).encode()
 
 
-def answer_handshake(head: bytes) -> bytes:
-    """The 101 for a request's head (all up to the empty line). Raises HandshakeRefused."""
+def answer_handshake(head: bytes, *, local_origins: bool = False) -> bytes:
+    """The 101 for a request's head (all up to the empty line). Raises HandshakeRefused.
+
+    local_origins  where no credential is asked for: pages of other sites, which any browser on this machine may have open,
+                   stay outside. Elsewhere an origin says nothing, because MQTT brings its credential itself.
+    """
     lines = head.decode("latin-1").split("\r\n")
     request = lines[0].split(" ")
     if len(request) != 3 or not request[2].startswith("HTTP/"):
@@ -75,6 +81,9 @@ def answer_handshake(head: bytes) -> bytes:
         raise HandshakeRefused("426 Upgrade Required", "this is for WebSocket only", "Upgrade: websocket")
     if headers.get("sec-websocket-version") != "13":
         raise HandshakeRefused("426 Upgrade Required", "WebSocket version 13 is spoken here", "Sec-WebSocket-Version: 13")
+    origin = headers.get("origin")
+    if local_origins and origin is not None and urlsplit(origin).hostname not in _LOCAL:
+        raise HandshakeRefused("403 Forbidden", "a page of another site may not come in where no credential is asked for")
     key = headers.get("sec-websocket-key", "")
     if not _is_key(key):
         raise HandshakeRefused("400 Bad Request", "Sec-WebSocket-Key is missing or malformed")
@@ -243,15 +252,21 @@ def frame(opcode: int, payload: bytes) -> bytes:
 class WebSocketTransport(asyncio.Protocol):
     """The protocol of a socket, and the transport of the MQTT connection behind it.
 
-    begin    makes the connection that speaks MQTT, once the handshake is done
-    refused  hears, once, why it was not done
+    begin          makes the connection that speaks MQTT, once the handshake is done
+    refused        hears, once, why it was not done
+    local_origins  see answer_handshake
     """
 
-    __slots__ = ("_begin", "_closing", "_connection", "_deadline", "_frames", "_head", "_refused", "_transport")
+    __slots__ = (
+        "_begin", "_closing", "_connection", "_deadline", "_frames", "_head", "_local_origins", "_refused", "_transport",
+    )  # fmt: skip
 
-    def __init__(self, begin: Callable[[], asyncio.Protocol], refused: Callable[[Refusal], None]) -> None:
+    def __init__(
+        self, begin: Callable[[], asyncio.Protocol], refused: Callable[[Refusal], None], *, local_origins: bool = False
+    ) -> None:
         self._begin = begin
         self._refused = refused
+        self._local_origins = local_origins
         self._connection: Any = None
         self._transport: Any = None
         self._head: bytes | None = b""
@@ -326,7 +341,7 @@ class WebSocketTransport(asyncio.Protocol):
             if end < 0:
                 self._head = head
                 return b""
-            answer = answer_handshake(head[:end])
+            answer = answer_handshake(head[:end], local_origins=self._local_origins)
         except HandshakeRefused as refusal:
             self._give_up(refusal.detail, "websocket.refused", refusal.answer)
             return b""

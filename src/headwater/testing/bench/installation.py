@@ -37,6 +37,7 @@ READY_S = 120.0
 STOP_S = 60.0
 TOLD_CHARACTERS = 3_000
 REQUEST_S = 60.0
+PORTS = ("http", "mqtt", "mqtts", "ws", "wss", "ingest")
 PROFILE = "bench"
 METRICS = [
     {"name": "temp", "type": "float", "unit": "Cel", "min": -50, "max": 80},
@@ -74,7 +75,7 @@ class Installation:
     async def start(self, gateways: int, workers: int) -> None:
         argv = [
             sys.executable, "-m", "headwater", "up", "--home", str(self.home), "--ready-json", str(self._ready_file),
-            "--http-port", str(free_port()), "--mqtt-port", str(free_port()), "--ingest-port", str(free_port()),
+            *(w for name in PORTS for w in (f"--{name}-port", str(free_port()))),
             "--gateways", str(gateways), "--workers", str(workers),
         ]  # fmt: skip
         self._process = self._spawn(argv)
