@@ -1,7 +1,7 @@
 """Group commit: everything that arrives within a moment becomes one stored message.
 
 At rest a record waits for nobody: its batch goes out at the end of the turn of the loop in which it came. Under load, which
-the size of the last batch tells, batches keep a distance of `GAP_S`, because each costs an fsync whatever its size. At most
+the size of the last batch tells, batches keep a distance of `gap_s`, because each costs an fsync whatever its size. At most
 `IN_FLIGHT_MAX` are under way; what arrives meanwhile gathers in the next ones, which wait in their order. Completions are
 handed out in the order of the batches, so acknowledgements keep the order of the messages [MQTT-4.6.0-2].
 
@@ -99,11 +99,13 @@ class Batcher:
     """
 
     def __init__(
-        self, publisher: Publishes, subject: str, *, in_flight_max: int = IN_FLIGHT_MAX, live: Live | None = None
-    ) -> None:
+        self, publisher: Publishes, subject: str, *, in_flight_max: int = IN_FLIGHT_MAX, gap_s: float = GAP_S,
+        live: Live | None = None,
+    ) -> None:  # fmt: skip
         self._publisher = publisher
         self._subject = subject
         self._in_flight_max = in_flight_max
+        self._gap_s = gap_s
         self._live = live
         self._watch_list = live.watch_list if live is not None else _Nobody()
         self._waiting: deque[Batch] = deque()
@@ -215,7 +217,7 @@ class Batcher:
             batch = self._waiting.popleft()
             self._under_way.append(batch)
             if batch.count >= LOADED_RECORDS:
-                self._next_send_at = self._loop.time() + GAP_S
+                self._next_send_at = self._loop.time() + self._gap_s
             task = self._loop.create_task(self._store(batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

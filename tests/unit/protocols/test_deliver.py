@@ -126,7 +126,7 @@ def test_the_size_that_the_client_bears_is_exact(qos: int, identifiers: tuple[in
     with pytest.raises(PacketTooLarge):
         narrow.deliver(message, qos, identifiers=identifiers)
     assert narrow.take_outgoing() == b""
-    assert narrow.send_window == 100
+    assert narrow.send_window == Limits().send_maximum
 
 
 def test_what_many_clients_cannot_share() -> None:

@@ -165,7 +165,7 @@ def test_a_packet_that_is_too_large_for_the_client_is_not_sent() -> None:
     session = connected(5, properties=Properties(packet_bytes_max=20))
     with pytest.raises(PacketTooLarge):
         session.deliver(Deliverable("a", bytes(20)), 1)
-    assert session.send_window == 100
+    assert session.send_window == Limits().send_maximum
     assert session.take_outgoing() == b""
 
 

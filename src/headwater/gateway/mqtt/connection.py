@@ -71,8 +71,8 @@ class MQTTConnection(asyncio.Protocol):
     __slots__ = (
         "_acks", "_batch", "_descriptor", "_elsewhere", "_exactly_once", "_listener", "_messages", "_pauses", "_requests",
         "_routes", "_transport", "address", "authentication", "certificate_der", "client_id", "client_key", "close_reason",
-        "connect", "delivery", "ended", "epoch", "granted", "has_left", "kept", "meter", "principal", "send_maximum",
-        "sequence", "session", "shared", "successor_is_clean", "visitor",
+        "connect", "delivery", "ended", "epoch", "granted", "has_left", "has_room", "kept", "meter", "principal",
+        "send_maximum", "sequence", "session", "shared", "successor_is_clean", "visitor",
     )  # fmt: skip
 
     def __init__(self, listener: MQTTListener, visitor: Visitor) -> None:
@@ -107,6 +107,8 @@ class MQTTConnection(asyncio.Protocol):
         self.authentication: Any = None
         """the enhanced authentication that is under way"""
         self.has_left = False
+        self.has_room = True
+        """The peer reads what it is sent."""
         self.successor_is_clean: bool | None = None
         """a newer connection of the same client took over; None = none did"""
         self.epoch = 0
@@ -146,9 +148,11 @@ class MQTTConnection(asyncio.Protocol):
         self._transport = None
 
     def pause_writing(self) -> None:
+        self.has_room = False
         self.pause()
 
     def resume_writing(self) -> None:
+        self.has_room = True
         self.resume()
         if self.delivery is not None and self.alive:
             self.delivery.pump()
@@ -168,15 +172,18 @@ class MQTTConnection(asyncio.Protocol):
     # -- events ---------------------------------------------------------------------------------------------------------
 
     def _handle(self, events: list[Any]) -> None:
+        delivery = self.delivery
         for event in events:
             kind = type(event)
             if kind is Publish:
                 self.publish(event)
             elif kind is PubAck or kind is PubComp:
-                if self.delivery is not None:
-                    self.delivery.finished(event.packet_id)
+                if delivery is not None:
+                    delivery.finished(event.packet_id)
             else:
                 _HANDLERS[kind](self, event)
+        if delivery is not None and delivery.queue is not None and self.alive:
+            delivery.pump()
         self.flush()
 
     def _on_pubrec(self, pubrec: PubRec) -> None:
@@ -264,12 +271,6 @@ class MQTTConnection(asyncio.Protocol):
                 data = data[os.write(self._descriptor, data) :]
         if data:
             transport.write(data)
-
-    @property
-    def has_room(self) -> bool:
-        """The peer reads what it is sent."""
-        transport = self._transport
-        return transport is not None and transport.get_write_buffer_size() <= WRITE_BUFFER_BYTES_MAX
 
     # -- uplink ---------------------------------------------------------------------------------------------------------
 

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-QUEUE_MAX = 1_000
+QUEUE_MAX = 4_000
 """Messages that wait here for one client; beyond it they stay in the log."""
+QUEUE_BYTES_MAX = 1 << 20
+"""The same of their payloads."""
 READ_BATCHES = 32
 """Of the log in one question."""
 READ_AGAIN_S = 1.0
@@ -49,6 +51,8 @@ class Waiting(NamedTuple):
     """place: in the log; NOTHING = it is not from there. topic: of a retained message. packet_id: it was sent before."""
 
     message: Message
+    deliverable: Deliverable | None
+    """made when it is sent, where it was not made before or its lifetime is running"""
     qos: int
     retain: bool
     identifiers: tuple[int, ...]
@@ -82,8 +86,8 @@ class Delivery:
     """
 
     __slots__ = (
-        "_finished", "_held", "_packet_id", "_reading", "_skip", "connection", "dropped", "kept", "lagging", "pending",
-        "place", "queue", "space", "subscriptions",
+        "_finished", "_held", "_packet_id", "_queue_bytes", "_reading", "_skip", "connection", "dropped", "kept", "lagging",
+        "pending", "place", "queue", "space", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, connection: MQTTConnection, space: Space, kept: Keeps | None) -> None:
@@ -99,6 +103,7 @@ class Delivery:
         self._held = 0
         self._skip = NOTHING
         self._packet_id = 0
+        self._queue_bytes = 0
         self._reading: asyncio.Task[None] | None = None
         self._finished: dict[int, Finished] | None = None
 
@@ -132,7 +137,8 @@ class Delivery:
                 return
             else:
                 return
-        self._wait(Waiting(message, qos, retain, target.identifiers, (sequence, index)))
+        made = None if message.properties is not None else deliverable
+        self._wait(Waiting(message, made, qos, retain, target.identifiers, (sequence, index)))
         if self.kept is not None:
             self.pump()
 
@@ -147,13 +153,11 @@ class Delivery:
             self.dropped += 1
 
     def _wait(self, waiting: Waiting) -> None:
-        if self.queue is None:
-            self.queue = deque()
-        if len(self.queue) >= QUEUE_MAX and waiting.place is not NOTHING:
+        if self._is_full:
             self.lagging = True
             self.place = waiting.place
             return
-        self.queue.append(waiting)
+        self.add(waiting)
 
     # -- what is not live -----------------------------------------------------------------------------------------------
 
@@ -162,6 +166,13 @@ class Delivery:
         if self.queue is None:
             self.queue = deque()
         self.queue.append(waiting)
+        self._queue_bytes += len(waiting.message.payload)
+
+    def take_back(self) -> None:
+        """Shares that were not sent."""
+        if self.queue is not None:
+            self.queue = deque(each for each in self.queue if each.finished is None)
+            self._queue_bytes = sum(len(each.message.payload) for each in self.queue)
 
     def hold(self) -> None:
         """Nothing is sent until as many `release` calls: something has to go first."""
@@ -174,7 +185,10 @@ class Delivery:
         self._held -= 1
         assert self.queue is not None
         known = {(each.message.topic, each.message.payload) for each in self.queue if each.message.retain} if first else ()
-        self.queue.extendleft(each for each in reversed(first) if (each.message.topic, each.message.payload) not in known)
+        for each in reversed(first):
+            if (each.message.topic, each.message.payload) not in known:
+                self.queue.appendleft(each)
+                self._queue_bytes += len(each.message.payload)
         self.pump()
 
     def begin_again(self, pending: list[Pending], place: Place) -> None:
@@ -198,7 +212,7 @@ class Delivery:
                 del self.pending[each.packet_id]
             else:
                 place_of = (each.sequence, each.index)
-                sent.append(Waiting(message, each.qos, each.retain, each.identifiers, place_of, each.packet_id))
+                sent.append(Waiting(message, None, each.qos, each.retain, each.identifiers, place_of, each.packet_id))
         self.release(sent)
 
     def stop(self) -> None:
@@ -216,14 +230,14 @@ class Delivery:
             return
         self._send_waiting(queue)
         if self.lagging:
-            if len(queue) < QUEUE_MAX // 2 and self._reading is None:
+            if len(queue) < QUEUE_MAX // 2 and self._queue_bytes < QUEUE_BYTES_MAX // 2 and self._reading is None:
                 self._reading = asyncio.ensure_future(self._read_on())
         elif not queue and not self._held:
             self.queue = None
 
     def _send_waiting(self, queue: deque[Waiting]) -> None:
         while queue and not self._held and self.connection.has_room and self._send(queue[0]):
-            queue.popleft()
+            self._queue_bytes -= len(queue.popleft().message.payload)
 
     def _send(self, waiting: Waiting) -> bool:
         """False = it has to wait for an acknowledgement."""
@@ -252,7 +266,7 @@ class Delivery:
         return self.connection.send_maximum - len(self.pending)
 
     def _send_first(self, waiting: Waiting, pending: Pending | None) -> bool:
-        deliverable = deliverable_of(waiting.message)
+        deliverable = waiting.deliverable or deliverable_of(waiting.message)
         session = self.connection.session
         packet_id = 0
         if deliverable is not None and self.connection.alive:
@@ -316,15 +330,13 @@ class Delivery:
     # -- acknowledgements -----------------------------------------------------------------------------------------------
 
     def finished(self, packet_id: int) -> None:
-        """PUBACK, PUBCOMP, or a PUBREC that refuses."""
+        """PUBACK, PUBCOMP, or a PUBREC that refuses. The caller pumps when it has said all."""
         if self.kept is not None and self.pending.pop(packet_id, None) is not None:
             self.kept.changed()
         if self._finished is not None:
             finished = self._finished.pop(packet_id, None)
             if finished is not None:
                 finished()
-        if self.queue is not None:
-            self.pump()
 
     def received(self, packet_id: int) -> None:
         """PUBREC of a kept session: PUBREL goes once that is stored."""
@@ -343,7 +355,7 @@ class Delivery:
     async def _read_on(self) -> None:
         """From the log, until the queue is full or there is nothing that the live messages would not bring."""
         try:
-            while self.connection.alive and self.lagging and self.queue is not None and len(self.queue) < QUEUE_MAX:
+            while self.connection.alive and self.lagging and self.queue is not None and not self._is_full:
                 try:
                     batches = await self.space.log.read(self.space.tenant_id, self.place[0], READ_BATCHES)
                 except DomainError as error:
@@ -366,14 +378,14 @@ class Delivery:
 
     @property
     def _is_full(self) -> bool:
-        return self.queue is not None and len(self.queue) >= QUEUE_MAX
+        return self.queue is not None and (len(self.queue) >= QUEUE_MAX or self._queue_bytes >= QUEUE_BYTES_MAX)
 
     def _take(self, sequence: int, messages: list[Message]) -> bool:
         """What is this client's of a batch. False = the queue is full."""
         for index, message in enumerate(messages):
             if (sequence, index) < self.place:
                 continue
-            target = self.space.subscribers.of(message.topic).get(self)
+            target = self.space.subscribers.of(message.topic).by_delivery.get(self)
             if target is not None and message.sender == self.connection.client_key:
                 target = target.own
             if target is None or sequence <= target.since or not (qos := min(message.qos, target.qos)):
@@ -382,7 +394,7 @@ class Delivery:
                 self.place = (sequence, index)
                 return False
             retain = message.retain and target.retain_as_published
-            self.add(Waiting(message, qos, retain, target.identifiers, (sequence, index)))
+            self.add(Waiting(message, None, qos, retain, target.identifiers, (sequence, index)))
             if self.queue is not None:
                 self._send_waiting(self.queue)
         self.place = (sequence + 1, 0)

@@ -40,11 +40,11 @@ def kept_properties(properties: Properties, expiry_s: int | None) -> MessageProp
 _NOTHING = MessageProperties()
 
 
-def deliverable_of(message: Message) -> Deliverable | None:
+def deliverable_of(message: Message, topic_wire: bytes | None = None) -> Deliverable | None:
     """None = its time is over [MQTT-3.3.2-5]."""
     properties = message.properties
     if properties is None:
-        return Deliverable(message.topic, message.payload, None)
+        return Deliverable(message.topic, message.payload, None, topic_wire)
     remaining_s = None
     if properties.expires_at:
         remaining_us = properties.expires_at - now_us()
@@ -62,6 +62,7 @@ def deliverable_of(message: Message) -> Deliverable | None:
             correlation_data=properties.correlation_data,
             user_properties=properties.user_properties,
         ),
+        topic_wire,
     )
 
 

@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 SUBSCRIPTIONS_MAX = 100
 """A connection's; a device needs a handful."""
+FLEETING_GAP_S = 0.001
+"""At QoS 0 a batch costs no fsync, and its subscribers wait for it."""
 RECONNECTED_S = 0.5
 """How soon after NATS is back what was missed is read."""
 RETAIN_UNDER_WAY_MAX = 1_000
@@ -58,7 +60,7 @@ class Outbox:
 
     def __init__(self, tenant_id: UUID, publisher: Publisher, core: CorePublisher) -> None:
         self.stored = Batcher(publisher, subjects.message(tenant_id))
-        self.fleeting = Batcher(core, subjects.out(tenant_id))
+        self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=FLEETING_GAP_S)
 
 
 class Router:
@@ -148,7 +150,7 @@ class Router:
         messages = self.figures.of(tenant_id) if subscription.topic_filter.startswith("$SYS/") else []
         messages += await self._retained.matching(tenant_id, subscription.topic_filter)
         return [
-            Waiting(m, min(m.qos, subscription.qos), True, identifiers, topic=m.topic)  # [MQTT-3.3.1-8]
+            Waiting(m, None, min(m.qos, subscription.qos), True, identifiers, topic=m.topic)  # [MQTT-3.3.1-8]
             for m in messages
             if topic_matches(subscription.topic_filter, m.topic)
         ]
@@ -261,7 +263,7 @@ class Router:
         return space.sent_total if space is not None else 0
 
     def watched(self) -> list[UUID]:
-        return [tenant_id for tenant_id, space in self._spaces.items() if space.subscribers.of(FIGURE)]
+        return [tenant_id for tenant_id, space in self._spaces.items() if space.subscribers.of(FIGURE).by_delivery]
 
     def hand_figures(self, tenant_id: UUID, messages: list[Message]) -> None:
         space = self._spaces.get(tenant_id)

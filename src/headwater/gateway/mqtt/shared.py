@@ -147,8 +147,7 @@ class Group:
                 each.delivery = None
                 self._give(each)
         if delivery.queue is not None:
-            for waiting in [each for each in delivery.queue if each.finished is not None]:
-                delivery.queue.remove(waiting)
+            delivery.take_back()
 
     async def close(self) -> None:
         """The last member has left this gateway."""
@@ -196,7 +195,7 @@ class Group:
         qos = min(message.qos, subscription.qos)
         retain = message.retain and subscription.retain_as_published
         identifiers = (subscription.identifier,) if subscription.identifier else ()
-        delivery.add(Waiting(message, qos, retain, identifiers, place, finished=finished))
+        delivery.add(Waiting(message, None, qos, retain, identifiers, place, finished=finished))
         delivery.pump()
 
     # -- from the log ---------------------------------------------------------------------------------------------------

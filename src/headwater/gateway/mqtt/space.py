@@ -134,17 +134,18 @@ class Space:
         count = 0
         for index, message in enumerate(messages):
             targets = of(message.topic)
-            if not targets:
+            by_delivery = targets.by_delivery
+            if not by_delivery:
                 continue
-            deliverable = deliverable_of(message)
+            deliverable = deliverable_of(message, targets.wire)
             if deliverable is None:
                 continue
-            for delivery, target in targets.items():
+            for delivery, target in by_delivery.items():
                 delivery.offer(deliverable, message, target, sequence, index)
-            touched.update(targets)
-            count += len(targets)
-            self.sent_total += len(targets)
+            touched.update(by_delivery)
+            count += len(by_delivery)
             if count > TURN_DELIVERIES:
+                self.sent_total += count
                 if sequence:
                     self.place = (sequence, index + 1)
                 count = 0
@@ -153,6 +154,7 @@ class Space:
                 await asyncio.sleep(0)
         if sequence:
             self.place = (sequence + 1, 0)
+        self.sent_total += count
         _flush(touched)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from headwater.protocols.mqtt.topics import SubscriptionTree
+from headwater.protocols.mqtt.wire import encode_text
 from headwater.stream.session_store import StoredSubscription
 
 if TYPE_CHECKING:
@@ -55,7 +56,14 @@ class Target:
         self.own: Target | None = self if len(own) == len(chosen) else Target(own) if own else None
 
 
-Targets = dict["Delivery", Target]
+class Targets:
+    """Of one topic. wire: the topic as it stands in a packet, encoded once for all of its messages"""
+
+    __slots__ = ("by_delivery", "wire")
+
+    def __init__(self, topic: str, by_delivery: dict[Delivery, Target]) -> None:
+        self.by_delivery = by_delivery
+        self.wire = encode_text(topic)
 
 
 class Subscribers:
@@ -88,4 +96,4 @@ class Subscribers:
         by_client: dict[Delivery, list[StoredSubscription]] = {}
         for entry in self._tree.match(topic):
             by_client.setdefault(entry.delivery, []).append(entry.subscription)
-        return {delivery: Target(subscriptions) for delivery, subscriptions in by_client.items()}
+        return Targets(topic, {delivery: Target(subscriptions) for delivery, subscriptions in by_client.items()})

@@ -35,27 +35,37 @@ class Split(NamedTuple):
 class Deliverable:
     """Topic, payload and properties; the properties are those of the message, so neither alias nor subscription identifier.
 
-    whole  form -> QoS 0 packet
-    split  form -> head and tail of a QoS 1 or 2 packet
-    Both are read by the session itself, which asks `make_whole` and `make_split` for what is missing.
+    topic_wire  the topic with its length in front, where the caller knows it: of a topic that is valid
+    whole       form -> QoS 0 packet
+    split       form -> head and tail of a QoS 1 or 2 packet
+    The last two are read by the session itself, which asks `make_whole` and `make_split` for what is missing.
     """
 
-    __slots__ = ("_block", "payload", "properties", "split", "topic", "whole")
+    __slots__ = ("_block", "_topic_wire", "payload", "properties", "split", "topic", "whole")
 
-    def __init__(self, topic: str, payload: bytes, properties: Properties | None = None) -> None:
+    def __init__(
+        self, topic: str, payload: bytes, properties: Properties | None = None, topic_wire: bytes | None = None
+    ) -> None:
         self.topic = topic
         self.payload = payload
         self.properties = properties
-        self.whole: dict[int, bytes] = {}
-        self.split: dict[int, Split] = {}
+        self.whole: dict[int, bytes] | None = None
+        self.split: dict[int, Split] | None = None
+        self._topic_wire = topic_wire
         self._block: bytes | None = None
 
     def make_whole(self, form: int) -> bytes:
-        packet = self.whole[form] = self._encode(form, b"", 0, with_topic=True).joined
+        packet = self._encode(form, b"", 0, with_topic=True).joined
+        if self.whole is None:
+            self.whole = {}
+        self.whole[form] = packet
         return packet
 
     def make_split(self, form: int) -> Split:
-        made = self.split[form] = self._encode(form, b"", 2, with_topic=True)
+        made = self._encode(form, b"", 2, with_topic=True)
+        if self.split is None:
+            self.split = {}
+        self.split[form] = made
         return made
 
     def make_own(self, form: int, own: bytes, *, with_topic: bool) -> Split:
@@ -63,19 +73,27 @@ class Deliverable:
         return self._encode(form, own, 2 if form & 0x06 else 0, with_topic=with_topic)
 
     def _encode(self, form: int, own: bytes, packet_id_bytes: int, *, with_topic: bool) -> Split:
-        topic = b"\0\0"
-        if with_topic:
-            problem = topic_name_problem(self.topic)
-            if problem:
-                raise LocalProtocolError(Reason.TOPIC_NAME_INVALID, problem)
-            topic = encode_text(self.topic)
+        topic = (self._topic_wire or self._encode_topic()) if with_topic else b"\0\0"
         tail = self.payload
         if form & V5:
-            block = self._properties()
-            tail = b"".join((encode_variable_integer(len(block) + len(own)), block, own, tail))
+            if own or self.properties is not None:
+                block = self._properties()
+                tail = b"".join((encode_variable_integer(len(block) + len(own)), block, own, tail))
+            else:
+                tail = b"\0" + tail
         length = len(topic) + packet_id_bytes + len(tail)
-        head = b"".join((bytes((form & 0xFF,)), encode_variable_integer(length), topic))
+        if length < 128:
+            head = ((form & 0xFF) << 8 | length).to_bytes(2, "big") + topic
+        else:
+            head = (form & 0xFF).to_bytes(1, "big") + encode_variable_integer(length) + topic
         return Split(head, tail, len(head) + packet_id_bytes + len(tail))
+
+    def _encode_topic(self) -> bytes:
+        problem = topic_name_problem(self.topic)
+        if problem:
+            raise LocalProtocolError(Reason.TOPIC_NAME_INVALID, problem)
+        self._topic_wire = encode_text(self.topic)
+        return self._topic_wire
 
     def _properties(self) -> bytes:
         """Without the length in front."""

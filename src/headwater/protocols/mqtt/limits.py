@@ -20,7 +20,7 @@ class Limits:
     """Topic names and filters: what a session remembers of them is bounded by this. AWS IoT Core takes 256."""
     receive_maximum: int = 256
     """Unsettled QoS 1 and 2 publishes. Version 3 has no such rule: there the owner stops reading (see `unacknowledged`)."""
-    send_maximum: int = 100
+    send_maximum: int = 1_000
     """Our own publishes in flight to a client that allows more."""
     topic_alias_maximum: int = 16
     """Each alias costs a topic name in memory."""

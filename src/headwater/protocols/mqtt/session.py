@@ -205,6 +205,8 @@ class ServerSession:
             while at < size and (self.phase in _READING or self._is_authenticating):
                 if self.phase is Phase.CONNECTED:
                     at = self._read_publishes(data, at, emit)
+                    if at < size and data[at] == 0x40:
+                        at = self._read_pubacks(data, at, emit)
                     if at == size:
                         break
                 frame = self._frame(data, at)
@@ -297,6 +299,22 @@ class ServerSession:
                     break
                 emit(Publish(topic, data[payload:stop], 0, False, False, 0, None))
             at = stop
+        return at
+
+    def _read_pubacks(self, data: bytes, at: int, emit: Callable[[Event], None]) -> int:
+        """PUBACKs without a reason of publishes that are in flight: what a subscriber sends most. Returns as
+        `_read_publishes` does."""
+        if self._outbound is None:
+            return at
+        awaited = self._outbound.awaited
+        last = len(data) - 3  # data[at + 3] exists below this
+        while at < last and data[at] == 0x40 and data[at + 1] == 2:
+            packet_id = data[at + 2] << 8 | data[at + 3]
+            if awaited.get(packet_id) is not PubAck:
+                break
+            del awaited[packet_id]
+            emit(PubAck(packet_id))
+            at += 4
         return at
 
     def _frame(self, data: bytes, at: int) -> Frame | None:
@@ -707,7 +725,7 @@ class ServerSession:
                 raise LocalProtocolError(Reason.PROTOCOL_ERROR, "DUP at QoS 0")  # [MQTT-3.3.1-2]
             if identifiers or self._sent_aliases is not None:
                 own = self._make_own(message, form, identifiers)
-            packet = own.joined if own is not None else message.whole.get(form)
+            packet = own.joined if own is not None else message.whole.get(form) if message.whole is not None else None
             if packet is None:
                 packet = message.make_whole(form)
             if len(packet) > self.client_packet_bytes_max:
@@ -729,7 +747,8 @@ class ServerSession:
         form |= qos << 1 | dup << 3
         if identifiers or self._sent_aliases is not None:
             own = self._make_own(message, form, identifiers)
-        head, tail, size = own or message.split.get(form) or message.make_split(form)
+        split = own or (message.split.get(form) if message.split is not None else None) or message.make_split(form)
+        head, tail, size = split
         if size > self.client_packet_bytes_max:
             self._check_size(size)
         awaited[packet_id] = PubAck if qos == 1 else PubRec
