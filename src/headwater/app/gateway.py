@@ -103,7 +103,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             door=door,
         )
         listener = MQTTListener(
-            limits=Limits(),
+            limits=Limits(server_keep_alive_s=settings.gateway.server_keep_alive_s or None),
             uplink=uplink,
             router=router,
             admission=admission,

@@ -115,6 +115,8 @@ class GatewaySettings:
     """MQTT connections of one address without CONNECT"""
     exempt_networks: str = ""
     """networks whose addresses are not limited, and not paused after failed authentications"""
+    server_keep_alive_s: int = 0
+    """what MQTT 5 clients are told to use, whatever they ask for; 0 = what each asks for, up to 1,200 s"""
     server_reference: str = ""
     """where MQTT 5 clients are told to go (`host` or `host:port`) when this gateway is full or stops"""
     anonymous_tenant: str = ""

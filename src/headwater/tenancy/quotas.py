@@ -17,6 +17,10 @@ class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections_max: Ceiling = 1_000_000
     messages_per_s: Ceiling = 1_000_000
     """device messages, all gateways together"""
+    device_messages_per_s: Ceiling = 50_000
+    """of one connection over MQTT; what is above it waits in the device"""
+    device_bytes_per_s: Ceiling = 67_108_864
+    """the same, in bytes of packets"""
     message_bytes_max: Ceiling = 262_144
     metrics_max: Ceiling = 10_000
     """distinct metric names"""

@@ -470,3 +470,33 @@ async def test_a_full_gateway_names_another(start: Start, device: Device, versio
     assert first.disconnect is not None
     assert (first.disconnect.reason, first.disconnect.properties.server_reference) == (0x9C, "gateway-2.example")
     await first.close()
+
+
+@pytest.mark.parametrize("quotas", [{"device_messages_per_s": 20}, {"device_bytes_per_s": 2_000}])
+async def test_a_device_is_read_at_its_own_pace_and_its_neighbours_at_theirs(
+    start: Start, database_urls: DatabaseURLs, tenant_factory: TenantFactory, quotas: dict[str, int]
+) -> None:
+    """Nothing is lost, and others of its tenant do not wait."""
+    tenant = await tenant_factory(quotas=quotas)
+    eager, modest = [await add_device(database_urls.owner, tenant) for _ in range(2)]
+    async with (
+        start() as ports,
+        ports.gateway.client(eager, client_id="eager", window=200, reconnect=False) as flood,
+        ports.gateway.client(modest, client_id="modest") as other,
+    ):
+
+        def burst() -> asyncio.Future[list[None]]:
+            payload = b'{"text":"' + b"x" * 50 + b'"}'
+            return asyncio.gather(*(flood.publish("v1/devices/me/telemetry", payload, qos=1) for _ in range(100)))
+
+        await burst()  # as much as it is allowed in five seconds
+        second = burst()
+        await other.publish("v1/devices/me/telemetry", b'{"t":1}', qos=1)
+        assert not second.done()
+        await second
+
+
+async def test_a_server_keep_alive_is_told(start: Start, device: Device) -> None:
+    async with start(SERVER_KEEP_ALIVE_S="33") as ports, ports.gateway.client(device, version=5) as client:
+        assert client.connack is not None
+        assert client.connack.properties.server_keep_alive_s == 33

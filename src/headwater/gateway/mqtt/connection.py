@@ -62,6 +62,9 @@ not read from, so that a flood of them fills no memory."""
 REQUESTS_MAX = 16
 """SUBSCRIBE and UNSUBSCRIBE packets of one connection that wait for those before them; at so many it is not read from."""
 
+UNLIMITED = 1 << 40
+"""Until we know whose connection it is; what a stranger may send is bounded by the session."""
+
 _NONE: list[int] = []
 
 
@@ -70,9 +73,10 @@ class MQTTConnection(asyncio.Protocol):
 
     __slots__ = (
         "_acks", "_batch", "_descriptor", "_elsewhere", "_exactly_once", "_listener", "_messages", "_pauses", "_requests",
-        "_routes", "_transport", "address", "authentication", "certificate_der", "client_id", "client_key", "close_reason",
-        "connect", "delivery", "ended", "epoch", "granted", "has_left", "has_room", "kept", "meter", "principal",
-        "send_maximum", "sequence", "session", "shared", "successor_is_clean", "visitor",
+        "_routes", "_slowed", "_transport", "address", "authentication", "bytes_left", "certificate_der", "client_id",
+        "client_key", "close_reason", "connect", "delivery", "ended", "epoch", "granted", "has_left", "has_room", "kept",
+        "messages_left", "meter", "principal", "send_maximum", "sequence", "session", "shared", "successor_is_clean",
+        "visitor",
     )  # fmt: skip
 
     def __init__(self, listener: MQTTListener, visitor: Visitor) -> None:
@@ -92,6 +96,9 @@ class MQTTConnection(asyncio.Protocol):
         self._pauses = 0
         self._elsewhere = 0
         self._descriptor = -1
+        self._slowed = False
+        self.bytes_left = self.messages_left = UNLIMITED
+        """of its own quota, until the next tick"""
         self.session = ServerSession(listener.limits, listener.now())
         self.connect: Connect | None = None
         self.principal: Principal | None = None
@@ -130,6 +137,11 @@ class MQTTConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         events = self.session.receive(data, self._listener.now())
+        self.bytes_left -= len(data)
+        self.messages_left -= len(events)
+        if (self.bytes_left < 0 or self.messages_left < 0) and not self._slowed:
+            self._slowed = True
+            self.pause()
         for position, event in enumerate(events):
             if type(event) is not Publish:
                 self._handle(events[position:])
@@ -243,6 +255,7 @@ class MQTTConnection(asyncio.Protocol):
         """CONNACK. Returns the events of what the client sent behind its CONNECT, for `handle`."""
         self.send_maximum = min(self.session.client_receive_maximum, self._listener.limits.send_maximum)
         self.session.is_durable = self.kept is not None
+        self._refill()
         return self.session.accept(
             self._listener.now(), session_present, assigned_client_id=self.client_id, received=received, **answer
         )
@@ -467,10 +480,26 @@ class MQTTConnection(asyncio.Protocol):
         self.flush()
 
     def tick(self, now: float) -> None:
-        """Once a second: keep-alive, and the time that a stranger has for its CONNECT."""
+        """Once a second: its own quota, keep-alive, and the time that a stranger has for its CONNECT."""
+        if self._refill():
+            return
         deadline = self.session.next_deadline()
         if deadline is not None and deadline <= now:
             self._handle(self.session.tick(now))
+
+    def _refill(self) -> bool:
+        """What it may send in the next second; what it sent too much counts against that. True = it was not read from, so
+        its silence was ours."""
+        if self.meter is None:
+            return False
+        quotas = self.meter.quotas
+        self.bytes_left = min(self.bytes_left + quotas.device_bytes_per_s, quotas.device_bytes_per_s)
+        self.messages_left = min(self.messages_left + quotas.device_messages_per_s, quotas.device_messages_per_s)
+        was_slowed = self._slowed
+        if was_slowed and self.bytes_left >= 0 and self.messages_left >= 0:
+            self._slowed = False
+            self.resume()
+        return was_slowed
 
     @property
     def alive(self) -> bool:
