@@ -9,6 +9,8 @@ import pytest
 from tests.conformance import brokers
 from tests.support import engines
 
+pytest.register_assert_rewrite("tests.conformance.client", "tests.conformance.stage", "tests.conformance.scenarios")
+
 
 @pytest.fixture(scope="session")
 def mosquitto_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:

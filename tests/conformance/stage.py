@@ -99,7 +99,6 @@ class Scenario:
     levels: tuple[int, ...]
     mosquitto: str
     """Why a mosquitto 2.0 fails it; checked too, so that no scenario claims a difference that is gone."""
-    slow: bool
 
     @property
     def name(self) -> str:
@@ -110,13 +109,11 @@ class Scenario:
 class Scenarios:
     table: list[Scenario] = field(default_factory=list)
 
-    def __call__(
-        self, *clauses: str, levels: tuple[int, ...] = (4, 5), mosquitto: str = "", slow: bool = False
-    ) -> Callable[[Play], Play]:
+    def __call__(self, *clauses: str, levels: tuple[int, ...] = (4, 5), mosquitto: str = "") -> Callable[[Play], Play]:
         """Clause ids of MQTT 5.0, without "MQTT-"; with " v3" those that only 3.1.1 has."""
 
         def add(play: Play) -> Play:
-            self.table.append(Scenario(clauses, play, levels, mosquitto, slow))
+            self.table.append(Scenario(clauses, play, levels, mosquitto))
             return play
 
         return add

@@ -24,6 +24,11 @@ async def play(scenario: Scenario, level: int, port: int, patience_s: float = AN
 
 
 @pytest.mark.parametrize(("scenario", "level"), PLAYS)
+async def test_gateway(scenario: Scenario, level: int, gateway_port: int) -> None:
+    await play(scenario, level, gateway_port)
+
+
+@pytest.mark.parametrize(("scenario", "level"), PLAYS)
 async def test_mosquitto(scenario: Scenario, level: int, mosquitto_port: int) -> None:
     if not scenario.mosquitto:
         await play(scenario, level, mosquitto_port)

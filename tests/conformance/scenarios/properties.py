@@ -45,7 +45,7 @@ async def properties_wait_with_their_message(stage: Stage) -> None:
     assert (got.user_properties, got.subscription_identifiers) == (PAIRS, (9,))
 
 
-@scenario("3.3.2-6", "3.3.2-5", levels=(5,), slow=True)
+@scenario("3.3.2-6", "3.3.2-5", levels=(5,))
 async def expiry_counts_the_time_that_a_message_waits(stage: Stage) -> None:
     speaker, listener = await stage.client("speaker"), await stage.kept("listener")
     await listener.subscribe(stage.topic(), 1)
@@ -72,7 +72,7 @@ async def expiry_is_told_to_who_is_there(stage: Stage) -> None:
     assert 98 <= (properties.message_expiry_s or 0) <= 100
 
 
-@scenario("4.3.3-7", "4.3.3-13", levels=(5,), slow=True, mosquitto="drops an expired message that it has already sent")
+@scenario("4.3.3-7", "4.3.3-13", levels=(5,), mosquitto="drops an expired message that it has already sent")
 async def expiry_does_not_break_an_exchange(stage: Stage) -> None:
     speaker, listener = await stage.client("speaker"), await stage.kept("listener")
     await listener.subscribe(stage.topic(), 2)

@@ -128,7 +128,7 @@ async def a_retained_message_keeps_its_properties(stage: Stage) -> None:
     assert 55 <= (got.message_expiry_s or 0) <= 60
 
 
-@scenario("3.3.2-5", levels=(5,), slow=True)
+@scenario("3.3.2-5", levels=(5,))
 async def a_retained_message_expires(stage: Stage) -> None:
     speaker = await stage.client("speaker")
     await speaker.publish(stage.topic("short"), b"x", 1, retain=True, properties=Properties(message_expiry_s=1))

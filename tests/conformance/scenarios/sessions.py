@@ -50,9 +50,9 @@ async def messages_wait_for_an_absent_client(stage: Stage) -> None:
     back = await stage.kept("absent")
     assert back.connack.session_present
     got = [await back.take() for _ in range(10)]
-    assert [(message.payload, message.qos, message.dup) for message in got] == [
-        (b"%d" % number, 1 + number % 2, False) for number in range(10)
-    ]
+    assert not any(message.dup for message in got)
+    for qos in (1, 2):  # the order of messages of one QoS is promised, and no other [MQTT-4.6.0-5]
+        assert [message.payload for message in got if message.qos == qos] == [b"%d" % n for n in range(qos - 1, 10, 2)]
     await speaker.publish(stage.topic(), b"live", 1)
     assert (await back.take()).payload == b"live"  # its subscription is part of the session
     await stage.quiet(back)
@@ -71,7 +71,10 @@ async def what_was_not_acknowledged_comes_again(stage: Stage) -> None:
     await listener.drop()
     back = await stage.kept("listener")
     again = [await back.take() for _ in range(4)]
-    assert [(m.payload, m.packet_id, m.qos, m.dup) for m in again] == [(m.payload, m.packet_id, m.qos, True) for m in first]
+    for qos in (1, 2):
+        assert [(m.payload, m.packet_id, m.dup) for m in again if m.qos == qos] == [
+            (m.payload, m.packet_id, True) for m in first if m.qos == qos
+        ]
     await stage.quiet(back)
 
 
@@ -166,7 +169,7 @@ async def a_refused_message_is_over(stage: Stage) -> None:
     await stage.quiet(await stage.kept("listener"))
 
 
-@scenario("4.1.0-2", "3.1.2-23", levels=(5,), slow=True)
+@scenario("4.1.0-2", "3.1.2-23", levels=(5,))
 async def a_session_expires(stage: Stage) -> None:
     short = Properties(session_expiry_s=1)
     first = await stage.kept("c", properties=short)

@@ -99,7 +99,7 @@ async def a_will_keeps_its_properties(stage: Stage) -> None:
     assert 55 <= (got.message_expiry_s or 0) <= 60
 
 
-@scenario("3.1.2-8", levels=(5,), slow=True)
+@scenario("3.1.2-8", levels=(5,))
 async def a_will_waits_for_its_delay(stage: Stage) -> None:
     listener = await listening(stage)
     will = Will(stage.topic("will"), b"gone", 1, properties=Properties(will_delay_s=2))
@@ -109,7 +109,7 @@ async def a_will_waits_for_its_delay(stage: Stage) -> None:
     assert (await listener.take()).payload == b"gone"
 
 
-@scenario("3.1.3-9", levels=(5,), slow=True)
+@scenario("3.1.3-9", levels=(5,))
 async def coming_back_in_time_cancels_the_will(stage: Stage) -> None:
     listener = await listening(stage)
     will = Will(stage.topic("will"), b"gone", 1, properties=Properties(will_delay_s=1))
@@ -120,7 +120,7 @@ async def coming_back_in_time_cancels_the_will(stage: Stage) -> None:
     await stage.quiet(listener)
 
 
-@scenario("3.1.2-8", levels=(5,), slow=True)
+@scenario("3.1.2-8", levels=(5,))
 async def the_end_of_the_session_publishes_the_will(stage: Stage) -> None:
     listener = await listening(stage)
     will = Will(stage.topic("will"), b"gone", 1, properties=Properties(will_delay_s=60))
@@ -169,7 +169,7 @@ async def without_a_will_nothing_is_published(stage: Stage) -> None:
     await stage.quiet(listener)
 
 
-@scenario("3.1.2-22", slow=True)
+@scenario("3.1.2-22")
 async def a_silent_client_is_closed_and_its_will_published(stage: Stage) -> None:
     listener = await listening(stage)
     silent = await stage.client("silent", keep_alive_s=1, will=Will(stage.topic("will"), b"gone", 1))
@@ -179,7 +179,7 @@ async def a_silent_client_is_closed_and_its_will_published(stage: Stage) -> None
     assert (await listener.take()).payload == b"gone"
 
 
-@scenario("3.2.2-22", slow=True)
+@scenario("3.2.2-22")
 async def any_packet_keeps_a_connection_alive(stage: Stage) -> None:
     lively = await stage.client("lively", keep_alive_s=1)
     assert lively.connack.properties.server_keep_alive_s in (None, 1)

@@ -147,8 +147,8 @@ class MQTTConnection(asyncio.Protocol):
                 self._handle(events[position:])
                 return
             self.publish(event)
-        if not events:
-            self.flush()  # a ping was answered, or nothing is complete yet
+        if self.session.has_outgoing:  # a ping was answered, or a repetition
+            self.flush()
 
     def eof_received(self) -> bool:
         self._handle(self.session.receive(b"", self._listener.now()))

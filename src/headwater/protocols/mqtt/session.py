@@ -857,6 +857,10 @@ class ServerSession:
         """How many more QoS 1 publishes may be sent before the client acknowledges one. [MQTT-3.3.4-9]"""
         return self._in_flight_max - (len(self._outbound) if self._outbound is not None else 0)
 
+    @property
+    def has_outgoing(self) -> bool:
+        return bool(self._out)
+
     def take_outgoing(self) -> bytes:
         """What has been queued since the last call."""
         out = self._out
