@@ -105,11 +105,15 @@ def what_they_said(logs: Path) -> str:
     return "\n".join(f"-- {name}\n{end}" for name, end in ends.items())
 
 
-async def register(directory: Path, url: str, token: str, devices: int = DEVICES) -> dict[str, Credentials]:
-    """Devices made as anybody makes them, by external id."""
+async def register(
+    directory: Path, url: str, token: str, devices: int = DEVICES, definition: dict[str, Any] | None = None
+) -> dict[str, Credentials]:
+    """Devices made as anybody makes them, by external id. definition: of their profile, where it is not the bench's"""
     async with (
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
-        session.post(f"{url}/api/v1/profiles", json={"name": PROFILE, "definition": {"metrics": METRICS}}) as answer,
+        session.post(
+            f"{url}/api/v1/profiles", json={"name": PROFILE, "definition": definition or {"metrics": METRICS}}
+        ) as answer,
     ):
         assert answer.status == 201, await answer.text()
     table, credentials = directory / "devices.csv", directory / "credentials"

@@ -1,0 +1,115 @@
+"""Persistent sessions on three gateways that are killed and started again at random."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from headwater.testing.load import Credentials
+from tests.chaos.sessions import Publisher, Subscriber
+from tests.chaos.waiting import until
+from tests.chaos.world import BACK_S, register, what_they_said
+from tests.support.installation import Installation, installation
+
+SEED = int(os.environ.get("CHAOS_SEED", "20261125"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "180"))
+RATE = 500
+"""Messages a second, of all publishers."""
+PAIRS = 10
+EXACTLY_ONCE = 3
+"""Publishers at QoS 2, of the PAIRS."""
+PAUSE_S = (1.0, 8.0)
+"""Between two kills: sometimes two of the three gateways are away."""
+GATEWAYS = ("gateway-0", "gateway-1", "gateway-2")
+DEFINITION = {"publish": ["#"], "subscribe": ["#"]}
+SETTLE_S = 60.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 400)
+async def test_sessions_outlive_their_gateways(directory: Path) -> None:
+    with installation(directory, "--gateways", str(len(GATEWAYS))) as up:
+        ready = await asyncio.to_thread(up.up)
+        credentials = list(
+            (await register(directory, ready["http_url"], ready["admin_token"], 2 * PAIRS + 1, DEFINITION)).values()
+        )
+        try:
+            await _survive(up, credentials)
+        except BaseException as error:
+            error.add_note(f"CHAOS_SEED={SEED}")
+            error.add_note(what_they_said(up.home / "logs"))
+            raise
+
+
+async def _survive(up: Installation, credentials: list[Credentials]) -> None:
+    port, chance = up.ports["mqtt"], random.Random(SEED)
+    publishers, subscribers = [], []
+    for number in range(PAIRS):
+        qos = 2 if number < EXACTLY_ONCE else 1
+        publishers.append(Publisher(f"p{number}", port, credentials.pop(), topic=f"c/{number}", qos=qos))
+        subscribers.append(Subscriber(f"s{number}", port, credentials.pop(), topic_filter=f"c/{number}", qos=2))
+    everything = Subscriber("all", port, credentials.pop(), topic_filter="c/#", qos=1)
+    listeners = [*subscribers, everything]
+    tasks = [asyncio.create_task(client.run()) for client in (*publishers, *listeners)]
+    try:
+        async with asyncio.timeout(BACK_S):
+            for listener in listeners:
+                await listener.subscribed.wait()
+        killing = asyncio.create_task(_kill(up, chance))
+        await _publish(publishers)
+        killing.cancel()
+        assert not [task.exception() for task in tasks if task.done()]
+        await until(
+            lambda: all(p.is_done for p in publishers), SETTLE_S, lambda: [p.sent - len(p.acknowledged) for p in publishers]
+        )
+        expected = sum(p.sent for p in publishers)
+        await until(
+            lambda: (
+                sum(len(set(got)) for got in everything.got.values()) == expected
+                and all(len(set(s.got.get(p.name, ()))) == p.sent for s, p in zip(subscribers, publishers, strict=True))
+            ),
+            SETTLE_S,
+            lambda: [
+                (p.name, p.sent, len(set(s.got.get(p.name, ())))) for s, p in zip(subscribers, publishers, strict=True)
+            ],
+        )
+    finally:
+        for client in (*publishers, *listeners):
+            client.stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    _judge(publishers, subscribers, everything)
+    assert expected > 0.5 * RATE * SECONDS, "the gateways were away for most of the time"
+
+
+async def _kill(up: Installation, chance: random.Random) -> None:
+    while True:
+        await asyncio.sleep(chance.uniform(*PAUSE_S))
+        pid = up.children()[chance.choice(GATEWAYS)]["pid"]
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+
+async def _publish(publishers: list[Publisher]) -> None:
+    """At RATE, as far as windows and connections allow."""
+    until_s = time.monotonic() + SECONDS
+    while time.monotonic() < until_s:
+        for publisher in publishers:
+            publisher.publish()
+        await asyncio.sleep(len(publishers) / RATE)
+
+
+def _judge(publishers: list[Publisher], subscribers: list[Subscriber], everything: Subscriber) -> None:
+    for publisher, subscriber in zip(publishers, subscribers, strict=True):
+        for listener in (subscriber, everything):
+            got = listener.got[publisher.name]
+            firsts = list(dict.fromkeys(got))
+            assert firsts == sorted(firsts), f"{publisher.name} to {listener.name}: order"
+            assert firsts == list(range(publisher.sent)), f"{publisher.name} to {listener.name}: lost"
+        if publisher.qos == 2:
+            assert len(subscriber.got[publisher.name]) == publisher.sent, f"{publisher.name}: QoS 2 delivered twice"
