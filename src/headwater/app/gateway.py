@@ -24,6 +24,7 @@ from headwater.gateway.metering import Meters
 from headwater.gateway.mqtt.acceptor import Port
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.door import STAGES, Door, DoorRules, LoggedRefusals, Network
+from headwater.gateway.mqtt.happenings import Happenings, ToldRefusals
 from headwater.gateway.mqtt.listener import MQTTListener
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.sessions import Sessions
@@ -89,11 +90,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         sessions = Sessions(nats, gateway_id, message_log, retained)
         loop = asyncio.get_running_loop()
         door = Door(_door_rules(settings.gateway), loop.time)
+        happenings = Happenings(timeline)
         admission = Admission(
             authentication=mqtt_authentication,
             tokens=tokens,
             nats=nats,
             attendance=Attendance(uplink, gateway_id, clock),
+            happenings=happenings,
             router=router,
             sessions=sessions,
             profiles=profiles,
@@ -107,10 +110,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             uplink=uplink,
             router=router,
             admission=admission,
+            happenings=happenings,
             profiles=profiles,
             meters=meters,
             door=door,
-            refusals=LoggedRefusals(loop.time),
+            refusals=ToldRefusals(LoggedRefusals(loop.time), timeline),
             server_reference=settings.gateway.server_reference,
         )
 

@@ -64,8 +64,9 @@ class Presence(msgspec.Struct, frozen=True):
     connection_version  only rises: with every newer word about the connection
     changed_at          when `connected` last changed
     reason              why the last connection ended, a stable code: client_disconnect, connection_lost,
-                        keep_alive_timeout, taken_over, protocol_error, topic_denied, not_stored, quota_exceeded,
-                        administrative, server_busy, server_shutdown, gateway_lost; "" while connected
+                        keep_alive_timeout, taken_over, protocol_error, topic_denied, not_stored,
+                        authentication_failed, quota_exceeded, administrative, server_busy, server_shutdown,
+                        gateway_lost; "" while connected
     detail              the same, for people
     last_seen_at        the last message of any kind
     data_at             when the last telemetry that is stored was received

@@ -25,6 +25,8 @@ class Ended(StrEnum):
     """Before MQTT 5 nothing but the end of the connection says so."""
     NOT_STORED = "not_stored"
     """The stream did not take its messages; it is to send them again."""
+    AUTHENTICATION_FAILED = "authentication_failed"
+    """Of a client that wanted to authenticate anew on its connection."""
     QUOTA_EXCEEDED = "quota_exceeded"
     ADMINISTRATIVE = "administrative"
     """The device, its credential or its tenant may no longer be here."""

@@ -174,9 +174,9 @@ class Timeline:
         else:
             speaker.held[kind] = entry
 
-    def refused(self, address: str, stage: str, code: str, detail: str) -> None:
-        """Somebody who was refused before authentication. stage: where, as `tls` or `proxy`."""
-        self.say(Event.REFUSED, address=address, listener=stage, code=code, detail=detail)
+    def refused(self, address: str, code: str, detail: str) -> None:
+        """Somebody, before authentication."""
+        self.say(Event.REFUSED, address=address, code=code, detail=detail)
 
     def _speaker(self, who: Who, now: float) -> _Speaker:
         speaker = self._speakers.get(who)

@@ -30,7 +30,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
     summary    for people; its words may improve any day
     event      `connection.refused_before_authentication`, `authentication.failed`, `connected`, `disconnected`,
-               `session.started`, `session.resumed`, `session.ended`, `topic.denied`, `message.rejected`
+               `topic.denied`, `message.rejected`
     code       why: an error's code, the reason of an end, a TLS alert
     count      how often
     address    without the port; that of a proxy which does not tell the device's is the proxy's

@@ -16,6 +16,7 @@ _ENDED = {
     Ended.PROTOCOL_ERROR: "Disconnected: it broke the protocol",
     Ended.TOPIC_DENIED: "Disconnected: it used a topic that is not its own",
     Ended.NOT_STORED: "Disconnected: its messages could not be stored",
+    Ended.AUTHENTICATION_FAILED: "Disconnected: it could not authenticate anew",
     Ended.QUOTA_EXCEEDED: "Disconnected: a quota is used up",
     Ended.ADMINISTRATIVE: "Disconnected: it may no longer be here",
     Ended.SERVER_BUSY: "Disconnected: the gateway is full",
@@ -28,9 +29,6 @@ _BEGINNINGS = {
     Event.REFUSED: "Refused before it said who it is",
     Event.AUTHENTICATION_FAILED: "Refused",
     Event.CONNECTED: "Connected",
-    Event.SESSION_STARTED: "Session started",
-    Event.SESSION_RESUMED: "Session resumed",
-    Event.SESSION_ENDED: "Session ended",
     Event.TOPIC_DENIED: "Topic denied",
     Event.MESSAGE_REJECTED: "Message rejected",
 }

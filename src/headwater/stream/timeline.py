@@ -23,11 +23,8 @@ class Event(StrEnum):
     """TLS, the PROXY header, the first packet: nobody had said yet who it is."""
     AUTHENTICATION_FAILED = "authentication.failed"
     CONNECTED = "connected"
-    """And with that authenticated: there is no connection without."""
+    """And with that authenticated: there is no connection without. The detail says when a session goes on."""
     DISCONNECTED = "disconnected"
-    SESSION_STARTED = "session.started"
-    SESSION_RESUMED = "session.resumed"
-    SESSION_ENDED = "session.ended"
     TOPIC_DENIED = "topic.denied"
     MESSAGE_REJECTED = "message.rejected"
 

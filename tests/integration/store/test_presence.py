@@ -450,6 +450,8 @@ async def test_a_dead_gateways_devices_are_told_closed_and_its_row_goes(
     said = [record for record in await world.said() if record.kind == Kind.DISCONNECTED]
     assert sorted(record.device for record in said) == sorted(device.id.bytes for device in lost)
     assert [await world.row(device) for device in lost] == rows
+    told = await world.owner.fetch("SELECT device_id, event, code, gateway_id FROM device_timeline")
+    assert sorted(told) == sorted((device.id, "disconnected", Ended.GATEWAY_LOST, dead) for device in lost)
     await world.gateway_row(alive)
     await watch.look(LOOKS)
     assert [record for record in await world.said() if record.kind == Kind.DISCONNECTED] == said

@@ -145,6 +145,7 @@ class Acceptor:
         self.accepted_total += 1
         accepted.setblocking(False)
         visitor = self._door.enter(address)
+        visitor.scheme = self.port.scheme
         if self._proxies is None:
             refusal = self._door.identify(visitor, address)
             if refusal is not None:

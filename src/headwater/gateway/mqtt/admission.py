@@ -35,6 +35,7 @@ from headwater.gateway.mqtt.authorisation import subscribable
 from headwater.gateway.mqtt.connection import MQTTConnection
 from headwater.gateway.mqtt.door import ConnectionRateExceeded, Door
 from headwater.gateway.mqtt.figures import Counts
+from headwater.gateway.mqtt.happenings import Happenings
 from headwater.gateway.mqtt.messages import stored_will
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.routes import Ordinary, resolve
@@ -76,6 +77,7 @@ class Admission:
         tokens: TokenAuthenticator,
         nats: Client,
         attendance: Attendance,
+        happenings: Happenings,
         router: Router,
         sessions: Sessions,
         profiles: CompiledProfiles,
@@ -89,6 +91,7 @@ class Admission:
         self._tokens = tokens
         self._nats = nats
         self._attendance = attendance
+        self._happenings = happenings
         self._router = router
         self._sessions = sessions
         self._profiles = profiles
@@ -161,6 +164,7 @@ class Admission:
             return
         connection.principal, connection.granted = principal, subscribable(principal)
         self._enter(connection, connect, principal)
+        self._happenings.connected(connection, resumed=opened.present)
         try:
             await self._router.resume(connection, opened)
         except Exception as error:  # whatever NATS says: the session cannot be served now
@@ -203,9 +207,8 @@ class Admission:
 
     def _refuse(self, connection: MQTTConnection, error: BaseException) -> None:
         self.refused_total += 1
-        if not isinstance(error, DomainError):
-            log.warning("authentication_unavailable", error=repr(error))
-            error = Unavailable("the registry does not answer; try again")
+        error = _known(error)
+        self._happenings.not_authenticated(connection, error)
         if not isinstance(error, ConnectionRateExceeded):  # a flood of those is the door's to count
             log.info("connection_refused", code=error.code, detail=error.detail, address=connection.address)
         if connection.alive:
@@ -275,8 +278,10 @@ class Admission:
         except (DomainError, *AWAY) as error:
             if connection.principal is None:
                 self._refuse(connection, error)
-            else:
-                connection.close(reasons.NOT_AUTHORISED, str(error))
+                return
+            known = _known(error)
+            self._happenings.not_authenticated(connection, known)
+            connection.close(reasons.NOT_AUTHORISED, known.detail, Ended.AUTHENTICATION_FAILED)
 
     # -- going ----------------------------------------------------------------------------------------------------------
 
@@ -293,6 +298,7 @@ class Admission:
         self._router.leave(connection)
         self._meters.leave(principal.tenant_id)
         self._say_left(connection, principal)
+        self._happenings.ended(connection)
 
     def _end_session(self, connection: MQTTConnection, key: ClientKey) -> None:
         will = connection.session.will
@@ -456,6 +462,14 @@ def _publish_will(connection: MQTTConnection, will: Will) -> None:
     connection.publish(
         Publish(topic=will.topic, payload=will.payload, qos=will.qos, retain=will.retain, properties=_message_part(will))
     )
+
+
+def _known(error: BaseException) -> DomainError:
+    """As it may be told."""
+    if isinstance(error, DomainError):
+        return error
+    log.warning("authentication_unavailable", error=repr(error))
+    return Unavailable("the registry does not answer; try again")
 
 
 def _nothing() -> None:

@@ -75,13 +75,14 @@ class MQTTConnection(asyncio.Protocol):
         "_acks", "_batch", "_descriptor", "_elsewhere", "_exactly_once", "_listener", "_messages", "_pauses", "_requests",
         "_routes", "_slowed", "_transport", "address", "authentication", "bytes_left", "certificate_der", "client_id",
         "client_key", "close_reason", "connect", "delivery", "ended", "epoch", "granted", "has_left", "has_room", "kept",
-        "messages_left", "meter", "principal", "send_maximum", "sequence", "session", "shared", "successor_is_clean",
-        "visitor",
+        "messages_left", "meter", "principal", "scheme", "send_maximum", "sequence", "session", "shared",
+        "successor_is_clean", "visitor",
     )  # fmt: skip
 
     def __init__(self, listener: MQTTListener, visitor: Visitor) -> None:
         self._listener = listener
         self.address = visitor.address
+        self.scheme = visitor.scheme
         self.visitor: Visitor | None = visitor
         """until its CONNECT has come"""
         self.certificate_der: bytes | None = None
@@ -248,8 +249,11 @@ class MQTTConnection(asyncio.Protocol):
     def _on_failure(self, event: ProtocolFailed) -> None:
         self._end(Ended.PROTOCOL_ERROR, event.detail)
 
+    def _on_lost(self, _event: ConnectionLost) -> None:
+        self._end(Ended.CONNECTION_LOST, "closed by the device")
+
     def _on_nothing(self, _event: Any) -> None:
-        """A lost connection says why when the socket goes."""
+        """The session has answered a ping already."""
 
     def accept(self, *, session_present: bool, received: Iterable[int], **answer: Any) -> list[Any]:
         """CONNACK. Returns the events of what the client sent behind its CONNECT, for `handle`."""
@@ -422,6 +426,7 @@ class MQTTConnection(asyncio.Protocol):
     def _deny(self, packet: Publish) -> None:
         detail = "this topic is not one of the device's"
         self._listener.denied(self, packet.topic)
+        self._listener.happenings.publish_denied(self, packet.topic)
         if self.session.protocol_level >= 5:
             if packet.qos:
                 self.session.acknowledge(packet.packet_id, reasons.NOT_AUTHORISED, detail)
@@ -432,10 +437,12 @@ class MQTTConnection(asyncio.Protocol):
 
     def denied_subscription(self, topic_filter: str) -> None:
         self._listener.denied(self, topic_filter)
+        self._listener.happenings.subscription_denied(self, topic_filter)
 
     def _reject(self, packet: Publish, error: DomainError, received_us: int) -> None:
         """Keep it as a dead letter, and tell the device once that is certain."""
         assert self.principal is not None
+        self._listener.happenings.rejected(self, packet.topic, error)
         letter = DeadLetter(
             device=self.principal.device_id.bytes,
             source="mqtt",
@@ -550,6 +557,6 @@ _HANDLERS: dict[type, Callable[[MQTTConnection, Any], None]] = {
     Disconnect: MQTTConnection._on_disconnect,
     TimedOut: MQTTConnection._on_timeout,
     ProtocolFailed: MQTTConnection._on_failure,
-    ConnectionLost: MQTTConnection._on_nothing,
+    ConnectionLost: MQTTConnection._on_lost,
     PingReq: MQTTConnection._on_nothing,
 }

@@ -218,12 +218,14 @@ class BackOff:
 class Visitor:
     """A connection between accept and CONNECT."""
 
-    __slots__ = ("address", "drop", "host", "over", "since")
+    __slots__ = ("address", "drop", "host", "over", "scheme", "since")
 
     def __init__(self, address: str, since: float) -> None:
         self.address = address
         self.host = ""
         """of whom it counts; empty = of nobody"""
+        self.scheme = ""
+        """of the port that it came to"""
         self.since = since
         self.drop: Callable[[Refusal], None] = drop_nobody
         """ends it; whoever carries it on puts a new one there"""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from headwater.device.presence import Ended
 from headwater.errors import DomainError
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import Delivery, Keeps
@@ -117,7 +118,7 @@ class KeptSession(Keeps):
             return False
         except DomainError as error:
             log.warning("session_not_stored", client_id=self.record.client_id[:100], error=repr(error))
-            self.connection.close(reasons.disconnect_of(error), error.detail)
+            self.connection.close(reasons.disconnect_of(error), error.detail, Ended.NOT_STORED)
             return False
         return True
 

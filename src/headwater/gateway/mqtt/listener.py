@@ -16,6 +16,7 @@ from headwater.gateway.mqtt.acceptor import Acceptor, Port
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.connection import MQTTConnection
 from headwater.gateway.mqtt.door import Door, Network, Refusals, Visitor
+from headwater.gateway.mqtt.happenings import Happenings
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.tls import ServerTLS
 from headwater.ingest.profile_compiled import CompiledProfiles
@@ -43,6 +44,7 @@ class MQTTListener:
         uplink: StreamUplink,
         router: Router,
         admission: Admission,
+        happenings: Happenings,
         profiles: CompiledProfiles,
         meters: Meters,
         door: Door,
@@ -54,6 +56,7 @@ class MQTTListener:
         self.lane = uplink.lane
         self.router = router
         self.admission = admission
+        self.happenings = happenings
         self.profiles = profiles
         self.now = asyncio.get_running_loop().time
         self._meters = meters
