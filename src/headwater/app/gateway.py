@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import signal
 import zlib
 from contextlib import AsyncExitStack
@@ -17,7 +18,7 @@ from headwater.app.settings import GatewaySettings, Settings, SettingsInvalid, n
 from headwater.clock import SystemClock
 from headwater.database.session import Database, open_pool
 from headwater.device.anonymous import AnonymousAuthenticator
-from headwater.device.authentication import Authentication, TokenAuthenticator
+from headwater.device.authentication import Authentication, EnhancedMethod, TokenAuthenticator
 from headwater.gateway.http.app import create_ingest_app
 from headwater.gateway.http.server import serve
 from headwater.gateway.metering import Meters
@@ -104,6 +105,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             gateway_id=gateway_id,
             forget=ingest.forget,
             door=door,
+            methods=_methods(settings, authentication),
         )
         listener = MQTTListener(
             limits=Limits(server_keep_alive_s=settings.gateway.server_keep_alive_s or None),
@@ -181,6 +183,18 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await stop.wait()
         await http
         await listener.close()
+
+
+def _methods(settings: Settings, authentication: Authentication) -> list[EnhancedMethod]:
+    """What the operator has written for his devices. Raises SettingsInvalid."""
+    methods = []
+    for name in filter(None, (part.strip() for part in settings.gateway.authentication_methods.split(","))):
+        module, _, factory = name.partition(":")
+        try:
+            methods.append(getattr(importlib.import_module(module), factory)(authentication))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise SettingsInvalid(f"HEADWATER_GATEWAY_AUTHENTICATION_METHODS: {name} is not there: {error}") from error
+    return methods
 
 
 def _lane(settings: Settings) -> int:

@@ -119,6 +119,9 @@ class GatewaySettings:
     """what MQTT 5 clients are told to use, whatever they ask for; 0 = what each asks for, up to 1,200 s"""
     server_reference: str = ""
     """where MQTT 5 clients are told to go (`host` or `host:port`) when this gateway is full or stops"""
+    authentication_methods: str = ""
+    """enhanced authentication of MQTT 5: `package.module:factory`, several separated by commas; a factory gets the gateway's
+    Authentication and returns a headwater.device.authentication.EnhancedMethod"""
     anonymous_tenant: str = ""
     """slug of the tenant whose every topic is open over MQTT without a credential: for tests and first tries, on loopback
     only; `headwater up --dev-anonymous` says its first tenant's"""

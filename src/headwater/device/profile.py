@@ -14,13 +14,22 @@ _IN_LEVEL = r"(?:[^/+#{}\x00]|\{(?:device|external_id)\})"
 _FIRST_LEVEL = rf"(?:\+|(?:[^/+#{{}}$\x00]|\{{(?:device|external_id)\}}){_IN_LEVEL}*)?"
 TOPIC_FILTER = rf"^(?:#|{_FIRST_LEVEL}(?:/(?:\+|{_IN_LEVEL}*))*(?:/#)?)$"
 """MQTT 5.0, 4.7: `+` is a level and `#` the last one. Topics that start with `$` belong to the broker."""
+SUBSCRIPTION_FILTER = rf"^(?:#|(?:\$SYS|{_FIRST_LEVEL})(?:/(?:\+|{_IN_LEVEL}*))*(?:/#)?)$"
+"""The same, and what the broker says of itself."""
 JSON_POINTER = r"^(?:/(?:[^/~\x00]|~[01])*)*$"
 """RFC 6901"""
-_TOLD = {name: {"pattern": p} for name, p in (("text", NO_NUL), ("topic filter", TOPIC_FILTER), ("pointer", JSON_POINTER))}
+_PATTERNS = {
+    "text": NO_NUL,
+    "topic filter": TOPIC_FILTER,
+    "subscription filter": SUBSCRIPTION_FILTER,
+    "pointer": JSON_POINTER,
+}
+_TOLD = {name: {"pattern": pattern} for name, pattern in _PATTERNS.items()}
 """For the API's description only: what is wrong is said by profile_rules.py, in words."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema=_TOLD["text"])]
 TopicFilter = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema=_TOLD["topic filter"])]
+SubscriptionFilter = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema=_TOLD["subscription filter"])]
 DATA_FRESH_S = 3_600
 """Most devices report more often than once an hour, and one that has been silent for so long deserves a look."""
 Days = Annotated[int, Meta(ge=1, le=36_500)]
@@ -97,7 +106,8 @@ class ProfileDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     topics: Annotated[tuple[TopicRule, ...], Meta(max_length=100)] = ()
     publish: Annotated[tuple[TopicFilter, ...], Meta(max_length=100)] = ()
     """ordinary topics that the device may publish to, besides its contracts"""
-    subscribe: Annotated[tuple[TopicFilter, ...], Meta(max_length=100)] = ()
+    subscribe: Annotated[tuple[SubscriptionFilter, ...], Meta(max_length=100)] = ()
+    """ordinary topics that the device may subscribe to; `$SYS/#` shows it the tenant's figures"""
     retention_days: Days = 365
     future_s_max: Annotated[int, Meta(ge=0, le=86_400)] = 300
     """how far ahead of ours a device's clock may be"""

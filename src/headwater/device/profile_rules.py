@@ -32,7 +32,7 @@ def check_profile(definition: ProfileDefinition) -> None:
             raise ProfileInvalid("a path is a JSON pointer (RFC 6901): empty, or starting with /", f"{pointer}/path")
     for part in ("publish", "subscribe"):
         for index, topic_filter in enumerate(getattr(definition, part)):
-            check_topic_filter(topic_filter, f"/{part}/{index}")
+            check_topic_filter(topic_filter, f"/{part}/{index}", may_be_sys=part == "subscribe")
 
 
 def _check_metric(metric: Metric, pointer: str) -> None:
@@ -51,7 +51,7 @@ def _check_metric(metric: Metric, pointer: str) -> None:
         raise ProfileContradictory(f"min of {metric.name!r} is greater than its max", f"{pointer}/min")
 
 
-def check_topic_filter(topic_filter: str, pointer: str) -> None:
+def check_topic_filter(topic_filter: str, pointer: str, *, may_be_sys: bool = False) -> None:
     """MQTT 5.0, 4.7; `{device}` and `{external_id}` are the only placeholders."""
     _check_text(topic_filter, pointer)
     levels = topic_filter.split("/")
@@ -60,7 +60,7 @@ def check_topic_filter(topic_filter: str, pointer: str) -> None:
             raise ProfileInvalid("# stands alone, as the last level of a topic filter", pointer)
         if "+" in level and level != "+":
             raise ProfileInvalid("+ stands alone in its level of a topic filter", pointer)
-    if levels[0].startswith("$"):
+    if levels[0].startswith("$") and not (may_be_sys and levels[0] == "$SYS"):
         raise ProfileInvalid("topics that start with $ belong to the broker", pointer)
     for placeholder in _BRACES.findall(topic_filter):
         if placeholder not in PLACEHOLDERS:
