@@ -23,6 +23,7 @@ from tests.support.proxy import ipv4_header, local_header
 from tests.support.tenants import TenantFactory
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from headwater.app import gateway as gateway_role
@@ -362,6 +363,10 @@ async def test_a_header_of_somebody_else_is_not_believed(start: Start) -> None:
 
 # -- the wrong door -----------------------------------------------------------------------------------------------------
 
+UPGRADE = (
+    b"GET /mqtt HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+)
 GARBAGE = {
     "http": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     "tls": b"\x16\x03\x01\x00\x05hello" + bytes(300),
@@ -389,6 +394,36 @@ async def _end_of(reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
             while await reader.read(4096):
                 pass
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "mqtts", "ws"])
+async def test_the_reason_arrives_even_where_more_is_on_its_way_to_us(
+    start: Start, authority: Authority, device: Device, scheme: str
+) -> None:
+    """A socket that is closed with unread bytes in it is reset, and a reset throws away what the peer has not read yet."""
+    hello = Connect(client_id="a", protocol_level=5, username=str(device.id), password=device.token.encode())
+    async with start() as ports:
+        port = {"mqtt": ports.gateway.mqtt_port, "mqtts": ports.mqtts, "ws": ports.ws}[scheme]
+        context = trusting(authority) if scheme == "mqtts" else None
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        if scheme == "ws":
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+
+        def send(data: bytes) -> None:
+            writer.write(Frame(Opcode.BINARY, data).serialize(mask=True) if scheme == "ws" else data)
+
+        send(encode_packet(hello, 5))
+        await reader.read(100)
+        send(b"\xf3\x00")  # AUTH with reserved bits
+        for _ in range(50):
+            send(bytes(50_000))
+        with suppress(ConnectionError):
+            await writer.drain()
+        said = await reader.read()
+        at = 2 if scheme == "ws" else 0
+        assert (said[at], said[at + 2]) == (0xE0, 0x81)
+        writer.close()
 
 
 # -- the door -----------------------------------------------------------------------------------------------------------

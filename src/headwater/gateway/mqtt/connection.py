@@ -25,6 +25,7 @@ from headwater.errors import DomainError
 from headwater.gateway.metering import TenantMeter
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import WRITE_BUFFER_BYTES_MAX, Delivery
+from headwater.gateway.mqtt.hang_up import hang_up
 from headwater.gateway.mqtt.kept_session import KeptSession
 from headwater.gateway.mqtt.routes import Ordinary, Route, decoder_named, resolve
 from headwater.ingest.errors import PayloadTooLarge
@@ -277,7 +278,10 @@ class MQTTConnection(asyncio.Protocol):
         if data and not transport.is_closing():
             self._write(transport, data)
         if self.session.phase is Phase.CLOSED and not transport.is_closing():
-            transport.close()
+            if data:
+                hang_up(transport, self)
+            else:
+                transport.close()
             self._listener.admission.leave(self)
 
     def _write(self, transport: Any, data: bytes) -> None:

@@ -4,6 +4,7 @@ quota or a device's own cannot follow."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from headwater.gateway.mqtt.acceptor import Acceptor, Port
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.connection import MQTTConnection
 from headwater.gateway.mqtt.door import Door, Network, Refusals, Visitor
+from headwater.gateway.mqtt.hang_up import LINGER_S
 from headwater.gateway.mqtt.happenings import Happenings
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.tls import ServerTLS
@@ -66,6 +68,8 @@ class MQTTListener:
         self.outstanding: set[asyncio.Future[None]] = set()
         """what connections wait for outside of the batches"""
         self._connections: set[MQTTConnection] = set()
+        self._nobody = asyncio.Event()
+        self._nobody.set()
         self._held: set[MQTTConnection] = set()
         self._throttled: set[MQTTConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,6 +120,9 @@ class MQTTListener:
             await asyncio.wait(self.outstanding)
         for connection in list(self._connections):
             self._dismiss(connection)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._nobody.wait()
         await self.admission.end_all()
         await self.router.drain()
         await self.uplink.drain()
@@ -138,11 +145,14 @@ class MQTTListener:
 
     def opened(self, connection: MQTTConnection) -> None:
         self._connections.add(connection)
+        self._nobody.clear()
         self._door.inside = len(self._connections)
         self.accepted_total += 1
 
     def closed(self, connection: MQTTConnection) -> None:
         self._connections.discard(connection)
+        if not self._connections:
+            self._nobody.set()
         self._door.inside = len(self._connections)
         if connection.visitor is not None:
             self._left_without_a_word(connection, connection.visitor)

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from headwater.gateway.mqtt.door import Refusal
+from headwater.gateway.mqtt.hang_up import hang_up
 
 PATH: Final = "/mqtt"
 PROTOCOLS: Final = ("mqtt", "mqttv3.1")
@@ -303,7 +304,7 @@ class WebSocketTransport(asyncio.Protocol):
             self._closing = True
             self._transport.write(frame(_CLOSE, self._frames.closed_with))
             self._connection.eof_received()
-            self._transport.close()
+            hang_up(self._transport, self)
 
     def eof_received(self) -> bool:
         if self._connection is not None and not self._closing:
@@ -362,7 +363,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._closing = True
         if answer:
             self._transport.write(answer)
-        self._transport.close()
+        hang_up(self._transport, self)
         self._say(Refusal("websocket", code, detail))
 
     def _say(self, refusal: Refusal) -> None:
@@ -374,7 +375,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._closing = True
         self._transport.write(frame(_CLOSE, struct.pack("!H", close_code) + detail.encode()[: CONTROL_BYTES_MAX - 2]))
         self._connection.eof_received()
-        self._transport.close()
+        hang_up(self._transport, self)
 
     # -- as the transport of MQTT ---------------------------------------------------------------------------------------
 
@@ -387,7 +388,10 @@ class WebSocketTransport(asyncio.Protocol):
         if not self._closing:
             self._closing = True
             self._transport.write(frame(_CLOSE, struct.pack("!H", NORMAL)))
-        self._transport.close()
+        hang_up(self._transport, self)
+
+    def can_write_eof(self) -> bool:
+        return False  # a close frame is the end of both sides
 
     def abort(self) -> None:
         self._closing = True
