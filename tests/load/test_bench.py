@@ -12,6 +12,8 @@ import pytest
 
 from headwater.testing.bench import mosquitto
 
+WITH_MOSQUITTO = mosquitto.find() is not None
+SIDES = ["1 gateway", "Mosquitto"] if WITH_MOSQUITTO else ["1 gateway"]
 SPREAD = {"median", "low", "high", "samples"}
 
 
@@ -67,11 +69,10 @@ def test_nothing_is_lost_on_the_way_to_the_acknowledgement(report):
         assert row["per_s"]["median"] > 0
         assert 0 < row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
     assert bars(outcome)["messages without an acknowledgement"]["met"] is True
-    with_mosquitto = mosquitto.find() is not None
-    assert len(outcome["rows"]) == (4 if with_mosquitto else 2)
-    assert ("skipped" in outcome) is not with_mosquitto
+    assert len(outcome["rows"]) == (4 if WITH_MOSQUITTO else 2)
+    assert ("skipped" in outcome) is not WITH_MOSQUITTO
     for ratio in outcome["figures"]["ratios"]:
-        assert (ratio["ratio"] is not None) is with_mosquitto
+        assert (ratio["ratio"] is not None) is WITH_MOSQUITTO
 
 
 @pytest.mark.slow
@@ -90,13 +91,11 @@ def test_every_acknowledged_message_is_stored_once(report):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shape", "qualities"), [("fan-in", [0, 1]), ("fan-out", [0, 1]), ("pairs", [0, 1])])
+@pytest.mark.parametrize(("shape", "qualities"), [("fan-in", [0, 1]), ("fan-out", [0, 1]), ("pairs", [0, 1, 2])])
 def test_every_delivery_arrives_and_has_its_ratio(shape, qualities, tmp_path):
     outcome = scenario(run(shape, "0.5", tmp_path), shape)
-    with_mosquitto = mosquitto.find() is not None
-    sides = ["1 gateway", "Mosquitto"] if with_mosquitto else ["1 gateway"]
     assert [row["what"].split(", ")[1:] for row in outcome["rows"]] == [
-        [f"QoS {qos}", side] for qos in qualities for side in sides
+        [f"QoS {qos}", side] for qos in qualities for side in SIDES
     ]
     for row in outcome["rows"]:
         assert row["lost"] == 0
@@ -106,8 +105,61 @@ def test_every_delivery_arrives_and_has_its_ratio(shape, qualities, tmp_path):
     assert judged["messages that were not delivered"]["met"] is True
     assert [ratio["qos"] for ratio in outcome["figures"]["ratios"]] == qualities
     for ratio in outcome["figures"]["ratios"]:
-        assert (ratio["ratio"] is not None) is with_mosquitto
-    assert ("mosquitto" in {process["name"] for process in outcome["processes"]}) is with_mosquitto
+        assert (ratio["ratio"] is not None) is WITH_MOSQUITTO
+    assert ("mosquitto" in {process["name"] for process in outcome["processes"]}) is WITH_MOSQUITTO
+
+
+@pytest.mark.slow
+def test_handshakes_are_accepted_and_resumed(tmp_path):
+    outcome = scenario(run("handshakes", "0.5", tmp_path), "handshakes")
+    assert [row["what"] for row in outcome["rows"]] == [
+        f"{kind}, {side}" for kind in ("full handshakes", "resumed") for side in SIDES
+    ]
+    assert all(row["per_s"]["median"] > 0 and row["lost"] == 0 for row in outcome["rows"])
+    judged = bars(outcome)
+    for what in ("connections that were not accepted", "sessions that were not resumed"):
+        assert judged[what]["met"] is True
+    assert [(one["resumed"], one["ratio"] is not None) for one in outcome["figures"]["ratios"]] == [
+        (False, WITH_MOSQUITTO), (True, WITH_MOSQUITTO),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_crowd_is_weighed_plain_and_over_tls(tmp_path):
+    outcome = scenario(run("crowd", "1", tmp_path), "crowd")
+    figures = outcome["figures"]
+    assert figures["connections"] == 200
+    assert [(one["name"], one["tls"]) for one in figures["memory"]] == [
+        (side, tls) for tls in (False, True) for side in SIDES
+    ]
+    assert all(one["connections"] == 200 and one["memory_with_bytes"] > 0 for one in figures["memory"])
+    assert [bar["met"] for bar in outcome["bars"]] == [None, None]
+
+
+@pytest.mark.slow
+def test_everybody_comes_back_from_a_storm_and_who_stayed_is_served(tmp_path):
+    outcome = scenario(run("storm", "1", tmp_path), "storm")
+    assert [row["what"] for row in outcome["rows"]] == [
+        f"{what}, {side}" for side in SIDES for what in ("CONNACK", "PUBACK before", "PUBACK in the storm")
+    ]
+    assert all(row["lost"] == 0 and row["latency_ms"]["p50"] > 0 for row in outcome["rows"])
+    for side in outcome["figures"]["sides"]:
+        assert [(one["connected"], one["missing"]) for one in side["storms"]] == [(200, 0)]
+    assert all(bar["met"] is True for bar in outcome["bars"])
+
+
+@pytest.mark.slow
+def test_devices_are_served_while_strangers_attack(tmp_path):
+    outcome = scenario(run("siege", "1", tmp_path), "siege")
+    assert [row["what"] for row in outcome["rows"]] == [
+        f"PUBACK, {when}, {side}" for side in SIDES for when in ("calm", "trickle", "half-open")
+    ]
+    assert all(row["lost"] == 0 and row["latency_ms"]["p99"] > 0 for row in outcome["rows"])
+    for side in outcome["figures"]["sides"]:
+        assert all(attack[0]["opened"] > 0 for attack in side["attacks"].values())
+    compared = [bar for bar in outcome["bars"] if bar["what"].endswith("to that of calm")]
+    assert [(bar["met"], bar["value"] > 0) for bar in compared] == [(None, True)] * 4
+    assert bars(outcome)["messages without an acknowledgement"]["met"] is True
 
 
 def test_a_scenario_that_is_not_there_is_refused():

@@ -20,7 +20,21 @@ import msgspec
 import structlog
 
 import headwater
-from headwater.testing.bench import deliveries, end_to_end, idle, live, machine, options, publish, queries, report
+from headwater.testing.bench import (
+    crowd,
+    deliveries,
+    end_to_end,
+    handshakes,
+    idle,
+    live,
+    machine,
+    options,
+    publish,
+    queries,
+    report,
+    siege,
+    storm,
+)  # fmt: skip
 from headwater.testing.bench.context import Bench, BenchFailed
 from headwater.testing.bench.report import Outcome, Report
 
@@ -33,6 +47,10 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[Outcome]]] = {
     "fan-in": deliveries.measure_fan_in,
     "fan-out": deliveries.measure_fan_out,
     "pairs": deliveries.measure_pairs,
+    "handshakes": handshakes.measure,
+    "crowd": crowd.measure,
+    "storm": storm.measure,
+    "siege": siege.measure,
 }
 
 

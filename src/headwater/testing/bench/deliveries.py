@@ -49,7 +49,7 @@ async def _measure(bench: Bench, shape: str, delivery: Delivery, noun: str) -> O
         if mosquitto.find() is None:
             outcome.skipped.append(mosquitto.ABSENT)
         else:
-            their_port, programs["mosquitto"] = await stack.enter_async_context(mosquitto.running(bench))
+            their_port, _, programs["mosquitto"] = await stack.enter_async_context(mosquitto.running(bench))
 
         async def run(port: int, qos: int, seconds: float, people: Path | None) -> Round:
             found = await deliver(port, shape, delivery, qos, seconds, credentials=people)

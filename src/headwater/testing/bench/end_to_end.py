@@ -132,8 +132,10 @@ async def _reference(bench: Bench, outcome: Outcome) -> list[float]:
         return []
     options, shape = bench.options, bench.options.end_to_end_shape
     bench.say(f"Mosquitto, {shape}: {REFERENCE_ROUNDS} rounds of {options.publish_s:g} s")
-    async with mosquitto.running(bench) as (port, _):
-        rounds = [await publish(port, shape.connections, shape.window, options.publish_s) for _ in range(REFERENCE_ROUNDS)]
+    async with mosquitto.running(bench) as theirs:
+        rounds = [
+            await publish(theirs.port, shape.connections, shape.window, options.publish_s) for _ in range(REFERENCE_ROUNDS)
+        ]
     return [result.acknowledged_per_s for result in rounds]
 
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 
 from headwater.testing.bench.context import Bench
 from headwater.testing.bench.generator import connected
 from headwater.testing.bench.installation import installation
-from headwater.testing.bench.processes import Usage, memory_bytes
+from headwater.testing.bench.processes import Usage, memory_bytes, permitted
 from headwater.testing.bench.report import Outcome, Row, at_most, spread
-from headwater.testing.load import raise_file_limit
 
 WARM_UP = 200
 """Connections before the first look: what a gateway loads once is no cost of each."""
 BAR_KIB, AIM_KIB = 12.0, 8.0
-FILES_SPARE = 256
 
 
 async def measure(bench: Bench) -> Outcome:
     options = bench.options
     outcome = Outcome("idle")
-    count = _permitted(options.idle_connections)
-    if left_out := options.idle_connections - count:
-        outcome.skipped.append(f"{left_out:,} connections: a process may open {count + FILES_SPARE:,} files here")
+    count = permitted(options.idle_connections, outcome)
     async with installation(bench) as up:
         credentials = await up.devices(count)
         gateway = up.programs()["gateway-0"]
@@ -44,9 +39,3 @@ async def measure(bench: Bench) -> Outcome:
     }  # fmt: skip
     outcome.bars = [at_most("memory per idle connection", kib, BAR_KIB, judged=not options.quick, aim=AIM_KIB, unit="KiB")]
     return outcome
-
-
-def _permitted(wanted: int) -> int:
-    """A connection is a file, in the gateway and in the load generator, which inherit what we are permitted."""
-    raise_file_limit(wanted + FILES_SPARE)
-    return min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_SPARE)

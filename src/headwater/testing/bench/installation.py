@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from headwater.app import home_settings
 from headwater.app.connections import connect_nats
 from headwater.app.engines.ports import free_port
 from headwater.app.process import die_with_parent
-from headwater.app.settings import Settings
+from headwater.app.settings import PREFIX, Settings
 from headwater.database.session import open_pool
 from headwater.testing import fleet_provision
+from headwater.testing.bench.certificate import Certificate
 from headwater.testing.bench.context import Bench, BenchFailed, until
 
 READY_S = 120.0
@@ -53,6 +54,7 @@ EVERY_TOPIC = {"publish": ["#"], "subscribe": ["#"]}
 
 class Ready(fleet_provision.Ready):
     tenant_id: str
+    mqtts_url: str
 
 
 class Installation:
@@ -72,13 +74,18 @@ class Installation:
         assert self._ready is not None
         return self._ready
 
-    async def start(self, gateways: int, workers: int) -> None:
+    async def start(self, gateways: int, workers: int, settings: Mapping[str, str], certificate: Certificate | None) -> None:
         argv = [
             sys.executable, "-m", "headwater", "up", "--home", str(self.home), "--ready-json", str(self._ready_file),
             *(w for name in PORTS for w in (f"--{name}-port", str(free_port()))),
             "--gateways", str(gateways), "--workers", str(workers),
         ]  # fmt: skip
-        self._process = self._spawn(argv)
+        if certificate is not None:
+            settings = {
+                "GATEWAY_MQTTS_CERT_FILE": str(certificate.file), "GATEWAY_MQTTS_KEY_FILE": str(certificate.key_file),
+                **settings,
+            }  # fmt: skip
+        self._process = self._spawn(argv, {PREFIX + name: value for name, value in settings.items()})
         with suppress(TimeoutError):
             await until(self._has_begun, READY_S)
         if not self._is_ready():
@@ -86,10 +93,11 @@ class Installation:
         self._ready = msgspec.json.decode(self._ready_file.read_bytes(), type=Ready)
         await self._note_versions()
 
-    def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
+    def _spawn(self, argv: list[str], settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with self._output.open("ab") as output:
             return subprocess.Popen(  # noqa: S603  # ourselves
-                argv, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                argv, cwd="/", env={**os.environ, **settings}, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
                 preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  # it calls prctl and nothing else
             )  # fmt: skip
 
@@ -144,9 +152,12 @@ class Installation:
 
     @property
     def mqtt_port(self) -> int:
-        port = urllib.parse.urlsplit(self.ready.mqtt_url).port
-        assert port is not None
-        return port
+        return _port_of(self.ready.mqtt_url)
+
+    @property
+    def tls_port(self) -> int:
+        """Of MQTT over TLS."""
+        return _port_of(self.ready.mqtts_url)
 
     @property
     def tenant_id(self) -> UUID:
@@ -210,17 +221,47 @@ class Installation:
 
 
 @asynccontextmanager
-async def installation(bench: Bench, *, gateways: int = 1) -> AsyncIterator[Installation]:
+async def installation(
+    bench: Bench, *, gateways: int = 1, settings: Mapping[str, str] | None = None, certificate: Certificate | None = None
+) -> AsyncIterator[Installation]:
+    """settings     without their prefix
+    certificate  of MQTT over TLS; None = one that it makes itself
+    """
     workers = bench.options.workers
     bench.say(f"starting an installation, gateways: {gateways}, workers: {workers}")
     directory = walkable_directory(bench.directory)
     made = Installation(bench, directory)
     try:
-        await made.start(gateways, workers)
+        await made.start(gateways, workers, settings or {}, certificate)
         yield made
     finally:
         await made.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _port_of(url: str) -> int:
+    port = urllib.parse.urlsplit(url).port
+    assert port is not None
+    return port
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """For what an engine's own account must be able to read."""
+    directory = walkable_directory()
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def split(credentials: Path, count: int) -> tuple[Path, Path]:
+    """The first `count` of them, and the others."""
+    lines = credentials.read_text().splitlines(keepends=True)
+    parts = credentials.with_name("credentials-first"), credentials.with_name("credentials-others")
+    parts[0].write_text("".join(lines[:count]))
+    parts[1].write_text("".join(lines[count:]))
+    return parts
 
 
 def walkable_directory(where: Path | None = None) -> Path:

@@ -9,12 +9,19 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from headwater.app.engines.ports import free_port
 from headwater.app.process import die_with_parent
+from headwater.testing.bench.certificate import Certificate
 from headwater.testing.bench.context import Bench, BenchFailed
 from headwater.testing.bench.installation import walkable_directory
 
+TLS = """\
+listener {port} 127.0.0.1
+certfile {certificate}
+keyfile {key}
+"""
 ABSENT = "mosquitto is not installed (apt-get install mosquitto): nothing to compare with"
 LISTENS_S = 10.0
 CONFIGURATION = """\
@@ -33,23 +40,34 @@ def find() -> str | None:
     return shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
+class Running(NamedTuple):
+    """tls_port: 0 without a certificate"""
+
+    port: int
+    tls_port: int
+    pid: int
+
+
 @asynccontextmanager
-async def running(bench: Bench) -> AsyncIterator[tuple[int, int]]:
-    """(port, pid). Raises BenchFailed."""
+async def running(bench: Bench, certificate: Certificate | None = None) -> AsyncIterator[Running]:
+    """Raises BenchFailed."""
     program = find()
     if program is None:
         raise BenchFailed(ABSENT)
     bench.versions["Mosquitto"] = await _version(program)
-    port = free_port()
+    port, tls_port = free_port(), free_port() if certificate is not None else 0
     directory = walkable_directory()
     configuration = directory / "mosquitto.conf"
-    configuration.write_text(CONFIGURATION.format(port=port))
+    text = CONFIGURATION.format(port=port)
+    if certificate is not None:
+        text += TLS.format(port=tls_port, certificate=certificate.file, key=certificate.key_file)
+    configuration.write_text(text)
     process = await asyncio.create_subprocess_exec(
         program, "-c", str(configuration), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=die_with_parent()
     )
     try:
         await _listens(process, port)
-        yield port, process.pid
+        yield Running(port, tls_port, process.pid)
     finally:
         if process.returncode is None:
             process.terminate()

@@ -6,8 +6,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-SCENARIOS = ("publish", "end-to-end", "live", "queries", "idle", "fan-in", "fan-out", "pairs")
-LETTERS = dict(zip("abcdefgh", SCENARIOS, strict=True))
+SCENARIOS = (
+    "publish", "end-to-end", "live", "queries", "idle",
+    "fan-in", "fan-out", "pairs", "handshakes", "crowd", "storm", "siege",
+)  # fmt: skip
+LETTERS = dict(zip("abcdefghijkl", SCENARIOS, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,13 @@ class Delivery:
 class Options:
     """Defaults are those of a full run.
 
-    publish_s        one round of `publish` and of deliveries, and of Mosquitto in `end-to-end`
+    publish_s        one round of `publish`, of deliveries, handshakes and sieges, and of Mosquitto in `end-to-end`
     search_s         `end-to-end`: as fast as it can, to find a rate that can be held
     rate             of `end-to-end`; None = search it, 0 = as fast as the windows allow
     repetitions      of each query
+    storms           of each contestant
+    handshake_devices  that take turns: none comes again while it may still be there
+    siege_connections, siege_rate   open ones that trickle; TLS handshakes begun a second
     """
 
     scenarios: tuple[str, ...] = SCENARIOS
@@ -64,7 +70,14 @@ class Options:
     settle_s: float = 5.0
     fan_in: Delivery = Delivery(100, 8, (0, 1), 1.0)
     fan_out: Delivery = Delivery(1_000, 20, (0, 1), 0.5)
-    pairs: Delivery = Delivery(100, 10, (0, 1), 0.5)
+    pairs: Delivery = Delivery(100, 10, (0, 1, 2), 0.5)
+    handshakes_at_once: int = 32
+    handshake_devices: int = 1_000
+    crowd_connections: int = 50_000
+    storm_connections: int = 20_000
+    storms: int = 3
+    siege_connections: int = 1_000
+    siege_rate: float = 300.0
     directory: Path | None = None
     json: Path | None = None
 
@@ -88,7 +101,13 @@ QUICK = {
     "settle_s": 1.0,
     "fan_in": Delivery(5, 8, (0, 1), 1.0),
     "fan_out": Delivery(20, 5, (0, 1), 0.5),
-    "pairs": Delivery(5, 10, (0, 1), 0.5),
+    "pairs": Delivery(5, 10, (0, 1, 2), 0.5),
+    "handshake_devices": 50,
+    "crowd_connections": 200,
+    "storm_connections": 200,
+    "storms": 1,
+    "siege_connections": 50,
+    "siege_rate": 50.0,
 }
 
 
@@ -119,6 +138,11 @@ def read(arguments: list[str] | None = None) -> Options:
     add("--points", type=int, help=f"queries: values to seed (default {full.points:,})")
     add("--repetitions", type=int, help=f"queries: of each (default {full.repetitions})")
     add("--idle-connections", type=int, help=f"idle (default {full.idle_connections:,})")
+    add("--crowd-connections", type=int, help=f"crowd (default {full.crowd_connections:,})")
+    add("--storm-connections", type=int, help=f"storm (default {full.storm_connections:,})")
+    add("--storms", type=int, help=f"storm: of each (default {full.storms})")
+    add("--siege-connections", type=int, help=f"siege: that trickle (default {full.siege_connections:,})")
+    add("--siege-rate", type=float, help=f"siege: TLS handshakes begun a second (default {full.siege_rate:g})")
     add("--directory", type=Path, help="where homes are made for the time of a scenario: on the disk that you ask about")
     add("--json", type=Path, metavar="FILE", help="write everything here, too")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
@@ -144,7 +168,8 @@ def _options(given: dict[str, object], parser: argparse.ArgumentParser) -> Optio
     options = Options(**values | given)  # type: ignore[arg-type]  # names and types are those of the arguments above
     numbers = (
         *options.gateways, options.rounds, options.workers, options.points, options.repetitions, options.idle_connections,
-        options.publish_s, options.end_to_end_s, options.live_s,
+        options.publish_s, options.end_to_end_s, options.live_s, options.crowd_connections, options.storm_connections,
+        options.storms, options.siege_connections, options.siege_rate,
     )  # fmt: skip
     if min(numbers) <= 0 or (options.rate is not None and options.rate < 0):
         parser.error("numbers must be above 0")

@@ -1,4 +1,4 @@
-"""Memory and CPU time of processes, from /proc.
+"""Memory and CPU time of processes, from /proc; and how many files they may open.
 
 The kernel remembers the resident peak of a process, so most of it costs nothing. A program of several processes that share
 memory (PostgreSQL) is looked at now and then, each page counted once: that walks through page tables, so not often.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-from headwater.testing.bench.report import Process
+from headwater.testing.bench.report import Outcome, Process
+from headwater.testing.load import raise_file_limit
 
 LOOK_S = 5.0
+FILES_SPARE = 256
+"""Of a gateway, or of a load generator: what it opens besides its connections."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -67,6 +71,16 @@ class Usage:
             found.append(pid)
             waiting.extend(child for child in _children(pid) if child not in others)
         return found
+
+
+def permitted(wanted: int, outcome: Outcome) -> int:
+    """A connection is a file, in a gateway and in a load generator, which inherit what we are permitted. Says what is left
+    out."""
+    raise_file_limit(wanted + FILES_SPARE)
+    count = min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_SPARE)
+    if left_out := wanted - count:
+        outcome.skipped.append(f"{left_out:,} connections: a process may open {count + FILES_SPARE:,} files here")
+    return count
 
 
 def memory_bytes(pid: int) -> int:

@@ -64,7 +64,7 @@ async def _with_gateways(bench: Bench, gateways: int, outcome: Outcome) -> list[
         programs = up.programs()
         their_port = 0
         if mosquitto.find() is not None:
-            their_port, programs["mosquitto"] = await stack.enter_async_context(mosquitto.running(bench))
+            their_port, _, programs["mosquitto"] = await stack.enter_async_context(mosquitto.running(bench))
         with nullcontext() if options.with_store else up.workers_held():
             async with Usage(programs) as usage:
                 for duel in duels:

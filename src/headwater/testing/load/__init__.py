@@ -3,6 +3,9 @@
 `publish`       many devices, each with a window of unacknowledged messages; or idle connections that are held
 `delivery`      from publishers to subscribers: every message is counted where it arrives
 `arrivals`      connections, from TCP to CONNACK
+`handshakes`    TLS connections that come and go
+`storm`         devices that all come back at once
+`siege`         strangers that attack
 
 Written on epoll and plain sockets, because a load generator shares the machine with what it measures.
 """

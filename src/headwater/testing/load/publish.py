@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import select
 import sys
 import time
@@ -43,8 +44,11 @@ TURN_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """rate is in messages a second over all connections, 0 = as fast as the windows allow; topic may hold {username};
-    tls is for connections that are held, and send nothing."""
+    """rate       messages a second over all connections, 0 = as fast as the windows allow
+    topic      may hold {username}
+    tls        for connections that are held, and send nothing
+    until_eof  say on standard output that all are connected, and end before `seconds` when standard input does
+    """
 
     host: str
     port: int
@@ -55,6 +59,7 @@ class Load:
     topic: str = "v1/devices/me/telemetry"
     qos: int = 1
     tls: bool = False
+    until_eof: bool = False
 
 
 @dataclass(slots=True)
@@ -95,7 +100,12 @@ class _Peer:
 
 
 def run(load: Load, credentials: list[Credentials] | None = None) -> Result:
-    return _with_connections(load, credentials, lambda group: _Exchange(load, group).run())
+    def exchange(group: _Connections) -> None:
+        if load.until_eof:
+            _say(group.result)
+        _Exchange(load, group).run()
+
+    return _with_connections(load, credentials, exchange)
 
 
 def hold(load: Load, credentials: list[Credentials] | None = None) -> Result:
@@ -174,6 +184,9 @@ class _Exchange:
         """messages of lost connections that were not acknowledged"""
         self._stamp_us = 0
         self._bodies: list[bytes] = []
+        self._ends = False
+        if load.until_eof:
+            self._poll.register(sys.stdin, select.EPOLLIN)
 
     def run(self) -> None:
         load, result = self._load, self._result
@@ -196,7 +209,7 @@ class _Exchange:
         self._new_bodies()
         for peer in list(self._peers.values()):
             self._send(peer, self._load.window)
-        while self._peers and time.perf_counter() < end:
+        while self._peers and not self._ends and time.perf_counter() < end:
             self._hear(0.1 if self._load.qos else 0, answer=True)
             if not self._load.qos:
                 self._new_bodies()
@@ -207,7 +220,7 @@ class _Exchange:
         """As many as are due, round robin; a peer without room for its turn is passed over."""
         load, result, turn = self._load, self._result, 0
         together = max(1, min(load.window // 2, int(load.rate * TURN_S / max(1, len(self._peers)))))
-        while self._peers and (now := time.perf_counter()) < end:
+        while self._peers and not self._ends and (now := time.perf_counter()) < end:
             everyone = list(self._peers.values())
             passed, missing = 0, int((now - start) * load.rate) - result.sent
             while missing >= together and passed < len(everyone):
@@ -265,6 +278,7 @@ class _Exchange:
         for number, event in events:
             peer = peers.get(number)
             if peer is None:
+                self._look_at_standard_input(number)
                 continue
             if event & select.EPOLLOUT:
                 self._go_on_sending(peer)
@@ -274,6 +288,12 @@ class _Exchange:
                 self._lose(number)
             elif answers and (room := window - peer.sent + peer.acknowledged):
                 send(peer, room)
+
+    def _look_at_standard_input(self, number: int) -> None:
+        """Or at a connection that was lost in the same moment."""
+        if self._load.until_eof and number == sys.stdin.fileno() and not os.read(number, 4096):
+            self._ends = True
+            self._poll.unregister(number)
 
     def _go_on_sending(self, peer: _Peer) -> None:
         data, peer.unsent = peer.unsent, b""
@@ -343,6 +363,7 @@ def main() -> None:
     parser.add_argument("--credentials", type=Path, help="lines of: client_id username password")
     parser.add_argument("--hold", action="store_true", help="send nothing; stay connected until standard input ends")
     parser.add_argument("--tls", action="store_true", help="with --hold: over TLS, whatever the certificate")
+    parser.add_argument("--until-eof", action="store_true", help="say when all are connected; end when standard input does")
     options = vars(parser.parse_args())
     if options["tls"] and not options["hold"]:
         parser.error("--tls needs --hold")
