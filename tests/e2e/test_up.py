@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -77,6 +78,7 @@ def test_a_life(directory):
 
         check_status_and_doctor(up)
         check_devices_come_in_safely(ready)
+        check_why_a_device_cannot_connect(ready)
         check_others_are_refused(up, directory)
         check_every_child_comes_back(up, ready)
         device = post(ready, "/api/v1/devices", {"external_id": "pump-1"}, ready["admin_token"])
@@ -120,6 +122,20 @@ def check_status_and_doctor(up: Installation) -> None:
     assert "postgres" in cli("status", "--home", str(up.home)).stdout
     findings = json.loads(cli("doctor", "--home", str(up.home), "--json").stdout)
     assert [f for f in findings if f["code"] != "disk.nearly_full"] == []  # the machine's disk is not ours to judge
+
+
+def check_why_a_device_cannot_connect(ready: dict[str, Any]) -> None:
+    post(ready, "/api/v1/devices", {"external_id": "stray-1"}, ready["admin_token"])
+    request = urllib.request.Request(f"{ready['ingest_url']}/v1/telemetry", data=b"{}", method="POST")
+    request.add_header("Authorization", f"Basic {base64.b64encode(b'stray-1:wrong').decode()}")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request, timeout=10)
+
+    def told() -> str:
+        where = ("--url", ready["http_url"], "--token", ready["admin_token"])
+        return cli("devices", "timeline", "stray-1", *where).stdout
+
+    until(lambda: "Refused: no credential that this platform knows, from 127.0.0.1" in told(), 20, told)
 
 
 def check_devices_come_in_safely(ready: dict[str, Any]) -> None:
