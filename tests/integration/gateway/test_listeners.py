@@ -28,6 +28,7 @@ from websockets.typing import Subprotocol
 
 from headwater.app import gateway as gateway_role
 from headwater.app.engines.ports import free_port
+from headwater.gateway.mqtt import door
 from headwater.gateway.mqtt.door import LoggedRefusals
 from headwater.protocols.mqtt import ConnAck, Connect, Packet, PacketReader, PingResp, PubAck, Publish, encode_packet
 from headwater.testing.mqtt_client import ConnectionRefused, MQTTClient
@@ -471,6 +472,37 @@ async def test_half_open_connections_go_and_nobody_else_notices(start: Start, au
             assert not publishing.done()
             publishing.cancel()
         assert {"connection.too_slow", "tls.timeout"} & set(ports.codes())
+
+
+async def test_health_checks_are_no_news(start: Start, device: Device) -> None:
+    async with start() as ports:
+        for port in (ports.gateway.mqtt_port, ports.mqtts, ports.ws, ports.wss):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            await writer.wait_closed()
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.ws)
+        writer.write(b"nonsense")
+        await _end_of(reader)
+        await ports.refuses("websocket.refused")
+        assert ports.codes() == ["websocket.refused"]
+
+
+async def test_a_storm_is_let_in_gradually_and_whole(
+    start: Start, authority: Authority, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than come in at once, plain and with TLS, from one address, which is not exempt: none is refused."""
+    monkeypatch.setattr(door, "PATIENCE_S", 60.0)  # however slow this machine is
+    context = trusting(authority)
+    async with start(CONNECTS_PER_S="40", CONNECTING_MAX="20") as ports:
+        clients = [
+            secure(device, ports, context, client_id=f"tls-{number}")
+            if number % 2
+            else ports.gateway.client(device, client_id=f"plain-{number}", reconnect=False)
+            for number in range(100)
+        ]
+        await asyncio.gather(*(client.connect() for client in clients))
+        assert ports.refused == []
+        await asyncio.gather(*(client.close() for client in clients))
 
 
 async def test_repeated_failures_are_answered_without_a_look(start: Start, device: Device) -> None:

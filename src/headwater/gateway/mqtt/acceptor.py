@@ -223,10 +223,10 @@ class Acceptor:
             )
         return self._begin(visitor)
 
-    def _refuse(self, visitor: Visitor, refusal: Refusal) -> None:
-        """Once: whoever is dropped for one reason ends with another."""
+    def _refuse(self, visitor: Visitor, refusal: Refusal | None) -> None:
+        """Once: whoever is dropped for one reason ends with another. None = it just went away."""
         self._door.leave(visitor)
-        if visitor.over:
+        if visitor.over or refusal is None:
             return
         visitor.over = True
         self.refused_total[refusal.stage] = self.refused_total.get(refusal.stage, 0) + 1

@@ -254,7 +254,7 @@ class WebSocketTransport(asyncio.Protocol):
     """The protocol of a socket, and the transport of the MQTT connection behind it.
 
     begin          makes the connection that speaks MQTT, once the handshake is done
-    refused        hears, once, why it was not done
+    refused        hears, once, why it was not done; None = it ended without a word, as health checks do
     local_origins  see answer_handshake
     """
 
@@ -263,7 +263,11 @@ class WebSocketTransport(asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(
-        self, begin: Callable[[], asyncio.Protocol], refused: Callable[[Refusal], None], *, local_origins: bool = False
+        self,
+        begin: Callable[[], asyncio.Protocol],
+        refused: Callable[[Refusal | None], None],
+        *,
+        local_origins: bool = False,
     ) -> None:
         self._begin = begin
         self._refused = refused
@@ -318,8 +322,10 @@ class WebSocketTransport(asyncio.Protocol):
         self._closing = True
         if self._connection is not None:
             self._connection.connection_lost(error)
-        else:
+        elif self._head:
             self._say(Refusal("websocket", "websocket.closed", "the connection ended before the WebSocket began"))
+        else:
+            self._say(None)
 
     def pause_writing(self) -> None:
         if self._connection is not None:
@@ -366,7 +372,7 @@ class WebSocketTransport(asyncio.Protocol):
         hang_up(self._transport, self)
         self._say(Refusal("websocket", code, detail))
 
-    def _say(self, refusal: Refusal) -> None:
+    def _say(self, refusal: Refusal | None) -> None:
         refused, self._refused = self._refused, _nobody
         refused(refusal)
 
@@ -417,5 +423,5 @@ class WebSocketTransport(asyncio.Protocol):
         return default if name == "socket" else self._transport.get_extra_info(name, default)
 
 
-def _nobody(_refusal: Refusal) -> None:
+def _nobody(_refusal: Refusal | None) -> None:
     return
