@@ -1,7 +1,7 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup up demo test bench lint openapi lock
+.PHONY: help setup up demo test fuzz bench lint openapi lock
 
 BIN := .venv/bin
 # Where `up` and `demo` keep everything; ARGS goes to `headwater up`, see `headwater up --help`.
@@ -24,6 +24,10 @@ demo: setup ## The same, with a fleet of simulated devices
 test: lint ## All tests, after the linters
 	@scripts/system-packages.sh chromium
 	@scripts/test.sh
+
+fuzz: setup ## A million damaged packets for the MQTT session; FUZZ_SEED=... makes a run again, FUZZ_PACKETS=... its size
+	@export FUZZ_PACKETS=$${FUZZ_PACKETS:-1000000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)}; echo "FUZZ_SEED=$$FUZZ_SEED"; \
+		$(BIN)/pytest -q tests/unit/protocols/test_fuzz.py
 
 bench: setup ## Measure, beside Mosquitto; BENCH_ARGS goes to the benchmark
 	@scripts/system-packages.sh mosquitto
