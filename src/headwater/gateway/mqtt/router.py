@@ -45,6 +45,9 @@ log = structlog.get_logger(__name__)
 
 SUBSCRIPTIONS_MAX = 100
 """A connection's; a device needs a handful."""
+STORED_GAP_S = 0.002
+"""Shorter than telemetry's: a subscriber waits for it, and publishers wait for their subscribers. With 6 ms, fan-in in a closed
+loop was a quarter slower."""
 FLEETING_GAP_S = 0.001
 """At QoS 0 a batch costs no fsync, and its subscribers wait for it."""
 RECONNECTED_S = 0.5
@@ -59,7 +62,7 @@ class Outbox:
     __slots__ = ("fleeting", "stored")
 
     def __init__(self, tenant_id: UUID, publisher: Publisher, core: CorePublisher) -> None:
-        self.stored = Batcher(publisher, subjects.message(tenant_id))
+        self.stored = Batcher(publisher, subjects.message(tenant_id), gap_s=STORED_GAP_S)
         self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=FLEETING_GAP_S)
 
 
