@@ -29,7 +29,7 @@ from headwater.testing.load.arrivals import (
     raise_file_limit,
     tls_context,
 )
-from headwater.testing.load.latency import Latencies
+from headwater.testing.load.latency import percentiles_us
 from headwater.testing.load.wire import CONNACK_BYTES, Credentials, read_credentials
 
 RECONNECT_AFTER_S = 1.0
@@ -102,7 +102,7 @@ class Devices:
 
     def _return(self, arrivals: Arrivals) -> Weathered:
         """Until all are there, or STORM_S are over."""
-        result, latencies = Weathered(len(self._people)), Latencies()
+        result, latencies_s = Weathered(len(self._people)), list[float]()
         attempts = [0] * len(self._people)
         began_s = [0.0] * len(self._people)
         cpu, start_s = time.process_time(), time.perf_counter()
@@ -121,7 +121,7 @@ class Devices:
                 if arrival.up:
                     last_s = now_s
                     result.connected += 1
-                    latencies.add(now_s - began_s[arrival.index])
+                    latencies_s.append(now_s - began_s[arrival.index])
                     self._up.append(arrival.connection)
                 else:
                     self._count(result, arrival)
@@ -132,7 +132,7 @@ class Devices:
         result.seconds = last_s - start_s
         result.connected_per_s = result.connected / max(result.seconds, 1e-9)
         result.cpu_s = round(time.process_time() - cpu, 3)
-        result.latency_us = latencies.percentiles_us()
+        result.latency_us = percentiles_us(latencies_s)
         return result
 
     @staticmethod
