@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
+import asyncpg
+import nats
 import pytest
 from tests.support.engines import DatabaseURLs
 from tests.support.gateways import Device, Gateway, add_device, eventually, running_gateway
 from tests.support.packet_client import Closed, PacketClient
 
 from headwater.protocols.mqtt import Disconnect, Properties, PubAck, PubComp, Publish, PubRec, PubRel, Will
+from headwater.stream import subjects
 
 OPEN = {"publish": ["#"], "subscribe": ["#"]}
 
@@ -231,3 +235,31 @@ async def test_a_slow_subscriber_reads_on_from_the_log(gateways: Two, device: De
             for _ in range(200):
                 await speaker.expect(PubAck)
     assert [int((await listener.take()).payload) for _ in range(3_000)] == list(range(3_000))
+
+
+async def test_a_narrower_profile_ends_what_it_no_longer_allows(
+    gateways: Two, device: Device, database_urls: DatabaseURLs, nats_url: str
+) -> None:
+    client = await PacketClient.open(gateways[0], device, "client", session_expiry_s=600)
+    await client.subscribe("a/#", "b", qos=1)
+    owner = await asyncpg.connect(database_urls.owner)
+    try:
+        await owner.execute(
+            "UPDATE profile SET version = version + 1, definition = $2"
+            " WHERE id = (SELECT profile_id FROM device WHERE id = $1)",
+            device.id,
+            json.dumps({"publish": ["#"], "subscribe": ["b"]}),
+        )
+    finally:
+        await owner.close()
+    connection = await nats.connect(nats_url)
+    await connection.publish(subjects.registry(device.tenant_id, "device", device.id), b"")
+    assert (await client.expect(Disconnect)).reason == 0x98
+    await connection.close()
+    client = await PacketClient.open(gateways[1], device, "client", clean_start=False, session_expiry_s=600)
+    assert client.connack.session_present
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    await speaker.publish("a/1", b"not any more", 1)
+    await speaker.publish("b", b"still", 1)
+    assert (await client.take()).payload == b"still"
+    assert await client.silent()

@@ -130,7 +130,7 @@ class Admission:
                 with self._door.asking(connection, presented, conclusive=False):
                     connection.authentication = self._begin(connection, presented)
                     await self._step(connection, connect.properties.authentication_data)
-        except (DomainError, *AWAY) as error:
+        except Exception as error:  # the top of a task: nobody else would answer this client
             self._refuse(connection, error)
 
     async def _let_in(
@@ -432,6 +432,8 @@ class Admission:
             connection.granted = subscribable(principal)
             connection.forget_routes()
             self._meters.update(principal.tenant_id, principal.quotas)
+            if not self._router.may_keep(connection):
+                connection.close(reasons.ADMINISTRATIVE, "the profile no longer allows one of its subscriptions")
 
     # -- upkeep ---------------------------------------------------------------------------------------------------------
 
@@ -468,7 +470,7 @@ def _known(error: BaseException) -> DomainError:
     """As it may be told."""
     if isinstance(error, DomainError):
         return error
-    log.warning("authentication_unavailable", error=repr(error))
+    log.warning("authentication_unavailable", error=repr(error), exc_info=None if isinstance(error, AWAY) else error)
     return Unavailable("the registry does not answer; try again")
 
 

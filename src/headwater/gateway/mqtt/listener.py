@@ -196,8 +196,8 @@ class MQTTListener:
             await asyncio.sleep(REFILL_S)
             self._meters.refill()
             if self._held and not self.lane.full:
-                self._release(self._held)
-            self._release({c for c in self._throttled if c.meter is not None and c.meter.left > 0}, self._throttled)
+                self._release(self._held, {c for c in self._held if not self.router.is_behind(c.tenant_id)})
+            self._release(self._throttled, {c for c in self._throttled if c.meter is not None and c.meter.left > 0})
             if not part:
                 everyone = list(self._connections)
                 part = [everyone[i::SWEEP_PARTS] for i in range(SWEEP_PARTS)]
@@ -210,7 +210,7 @@ class MQTTListener:
             await asyncio.sleep(CERTIFICATE_CHECK_S)
             self.reload_certificate()
 
-    def _release(self, connections: set[MQTTConnection], of: set[MQTTConnection] | None = None) -> None:
-        for connection in list(connections):
-            (of if of is not None else connections).discard(connection)
+    def _release(self, held: set[MQTTConnection], of_them: set[MQTTConnection]) -> None:
+        held -= of_them
+        for connection in of_them:
             connection.resume()

@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 SUBSCRIPTIONS_MAX = 100
 """A connection's; a device needs a handful."""
 STORED_GAP_S = 0.002
-"""Shorter than telemetry's: a subscriber waits for it, and publishers wait for their subscribers. With 6 ms, fan-in in a closed
+"""Shorter than telemetry's: a subscriber waits for it, and publishers for their subscribers. With 6 ms, fan-in in a closed
 loop was a quarter slower."""
 FLEETING_GAP_S = 0.001
 """At QoS 0 a batch costs no fsync, and its subscribers wait for it."""
@@ -64,6 +64,10 @@ class Outbox:
     def __init__(self, tenant_id: UUID, publisher: Publisher, core: CorePublisher) -> None:
         self.stored = Batcher(publisher, subjects.message(tenant_id), gap_s=STORED_GAP_S)
         self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=FLEETING_GAP_S)
+
+    @property
+    def full(self) -> bool:
+        return self.stored.full or self.fleeting.full
 
 
 class Router:
@@ -161,9 +165,7 @@ class Router:
     def _grant(self, connection: MQTTConnection, subscription: Subscription) -> int:
         """The SUBACK code of one subscription."""
         is_v5 = connection.session.protocol_level >= 5
-        share = parse_share(subscription.topic_filter)
-        topic_filter = share.topic_filter if share is not None else subscription.topic_filter
-        if not may_subscribe(connection.granted, topic_filter):
+        if not may_subscribe(connection.granted, _filter_of(subscription.topic_filter)):
             connection.denied_subscription(subscription.topic_filter)
             return reasons.NOT_AUTHORISED if is_v5 else reasons.UNSPECIFIED
         count = len(connection.delivery.subscriptions) if connection.delivery is not None else 0
@@ -206,11 +208,9 @@ class Router:
         delivery = await self._delivery_of(connection)
         delivery.begin_again(opened.pending, (record.sequence, record.index))
         for subscription in opened.subscriptions:
-            share = parse_share(subscription.topic_filter)
-            topic_filter = share.topic_filter if share is not None else subscription.topic_filter
-            if not may_subscribe(connection.granted, topic_filter):
+            if not may_subscribe(connection.granted, _filter_of(subscription.topic_filter)):
                 continue  # the profile has changed since
-            if share is not None:
+            if parse_share(subscription.topic_filter) is not None:
                 connection.shared = {**connection.shared, subscription.topic_filter: subscription}
             else:
                 delivery.subscriptions[subscription.topic_filter] = subscription
@@ -228,6 +228,12 @@ class Router:
             await space.open()
             if self._spaces.get(tenant_id) is space:  # its last subscriber may have left meanwhile
                 return space
+
+    def may_keep(self, connection: MQTTConnection) -> bool:
+        """Whether everything that it has subscribed to is still granted."""
+        delivery = connection.delivery
+        filters = [*connection.shared, *(delivery.subscriptions if delivery is not None else ())]
+        return all(may_subscribe(connection.granted, _filter_of(each)) for each in filters)
 
     def leave(self, connection: MQTTConnection) -> None:
         """The connection has ended."""
@@ -285,7 +291,12 @@ class Router:
             connection.await_message(outbox.stored.put_message(message), packet)
         else:
             outbox.fleeting.put_message(message)
-        return not outbox.stored.full
+        return not outbox.full
+
+    def is_behind(self, tenant_id: UUID) -> bool:
+        """More of the tenant's messages wait here than should."""
+        outbox = self._outboxes.get(tenant_id)
+        return outbox is not None and outbox.full
 
     def publish_will(self, tenant_id: UUID, will: StoredWill) -> None:
         """Of a client that is not connected here any more."""
@@ -337,6 +348,12 @@ class Router:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _filter_of(topic_filter: str) -> str:
+    """Without the share in front."""
+    share = parse_share(topic_filter)
+    return share.topic_filter if share is not None else topic_filter
 
 
 class _Logged:

@@ -124,7 +124,7 @@ class Sessions:
         """is_dead: the gateway that served it is. Raises Overtaken, and others."""
         record, tenant_id = stored.record, comer.principal.tenant_id
         opened = Opened(present=record is not None and comer.may_resume(record))
-        if record is not None and not opened.present and (record.will_at or is_dead):
+        if record is not None and record.will is not None and _is_due(record.will, record, opened.present, is_dead):
             opened.earlier_will = record.will
         if record is None or not opened.present:
             if not comer.expiry_s and comer.will is None:
@@ -255,6 +255,11 @@ class Sessions:
         """Wills that are not due yet are a worker's matter from now on (stream/session_reaper.py)."""
         for timer in self._timers:
             timer.cancel()
+
+
+def _is_due(will: StoredWill, record: SessionRecord, is_resumed: bool, is_dead: bool) -> bool:
+    """A will that nobody has published, of a connection that is gone: unless the client is back before the delay is over."""
+    return (is_dead and not will.delay_s) or (not is_resumed and (is_dead or record.will_at > 0))
 
 
 def _report(task: asyncio.Task[None]) -> None:
