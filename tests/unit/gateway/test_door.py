@@ -28,6 +28,7 @@ from headwater.gateway.mqtt.door import (
     TokenBucket,
     UseAnotherServer,
     Visitor,
+    drop_nobody,
     judged_host,
 )
 from headwater.tenancy import secrets
@@ -74,6 +75,11 @@ def succeed(door: Door, presented: Presented, address: str = "192.0.2.1:5000") -
         pass
 
 
+def succeed_as(door: Door, caller: Caller) -> None:
+    with door.asking(caller, Presented("pump-1", b"right")):
+        pass
+
+
 # -- accepting ----------------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +118,19 @@ def test_who_takes_long_makes_room_when_the_places_run_out(time: Time) -> None:
     arrive(door, "192.0.2.9:1", dropped)
     assert [(address, refusal.code) for address, refusal in dropped] == [("192.0.2.0:1", "connection.too_slow")]
     assert door.connecting == 3
+
+
+def test_whoever_has_left_holds_nothing(time: Time) -> None:
+    """A visitor's way out holds its connection, which holds the visitor: a circle that nobody looks for often."""
+    door = Door(DoorRules(), time)
+    visitor = arrive(door, "192.0.2.1:1", [])
+    assert isinstance(visitor, Visitor)
+    assert visitor.is_here
+    caller = Caller(visitor=visitor)
+    succeed_as(door, caller)
+    assert not visitor.is_here
+    assert visitor.drop is drop_nobody
+    assert caller.visitor is None
 
 
 def test_an_address_pushes_out_its_own(time: Time) -> None:

@@ -9,7 +9,6 @@ small task until its time is over; buffers for TLS are made when its first byte 
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -32,9 +31,8 @@ BACKLOG = 4_096
 """Connections that the kernel may keep waiting for us during a storm; net.core.somaxconn must allow it."""
 ACCEPTS_AT_ONCE = 64
 """Before others in this loop have their turn."""
-NO_FILES_S = 1.0
-"""How long to wait where the process, or the machine, has no file for another connection."""
-_NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+CANNOT_ACCEPT_S = 1.0
+"""How long to wait where the process, or the machine, has no file or no memory for another connection."""
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: whoever is refused gets a reset, and the kernel keeps nothing of it."""
 
@@ -125,10 +123,8 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _NO_FILES:
-                    raise
                 log.error("cannot_accept", scheme=self.port.scheme, reason=error.strerror)
-                self._pause(listening, NO_FILES_S)
+                self._pause(listening, CANNOT_ACCEPT_S)
                 return
             self._arrived(accepted, _address(peer))
 
@@ -185,7 +181,8 @@ class Acceptor:
             self._door.leave(visitor)
             raise
         else:
-            visitor.drop = partial(self._drop, visitor, transport.abort)
+            if visitor.is_here:
+                visitor.drop = partial(self._drop, visitor, transport.abort)
 
     async def _hear_proxy(self, accepted: socket.socket, visitor: Visitor, trusted: Sequence[Network]) -> None:
         try:

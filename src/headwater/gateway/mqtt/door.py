@@ -35,6 +35,8 @@ PATIENCE_S = 3.0
 """So long somebody who connects is left alone even when the places run out: a TLS handshake is two round trips."""
 PAUSE_S = 0.05
 """How soon a full house is looked at again."""
+BREATH_S = 0.005
+"""A pace is kept in handfuls: to stop and go for each connection costs more than the connection."""
 REMEMBERED_MAX = 20_000
 """Entries of each table, about 200 bytes each; the one not heard of for longest is forgotten."""
 LOG_LINES_PER_S = 20
@@ -218,7 +220,7 @@ class BackOff:
 class Visitor:
     """A connection between accept and CONNECT."""
 
-    __slots__ = ("address", "drop", "host", "over", "scheme", "since")
+    __slots__ = ("address", "drop", "host", "is_here", "over", "scheme", "since")
 
     def __init__(self, address: str, since: float) -> None:
         self.address = address
@@ -228,7 +230,8 @@ class Visitor:
         """of the port that it came to"""
         self.since = since
         self.drop: Callable[[Refusal], None] = drop_nobody
-        """ends it; whoever carries it on puts a new one there"""
+        """ends it; whoever carries it on puts a new one there, while it is here"""
+        self.is_here = True
         self.over = False
         """it was refused; whatever it ends with afterwards is no news"""
 
@@ -282,7 +285,8 @@ class Door:
             young_s = next(iter(self._connecting)).since + PATIENCE_S - now
             if young_s > 0:
                 return min(young_s, PAUSE_S)
-        return self._pace.wait_s(now) if self._pace is not None else 0.0
+        wait_s = self._pace.wait_s(now) if self._pace is not None else 0.0
+        return max(wait_s, BREATH_S) if wait_s > 0 else 0.0
 
     def enter(self, address: str) -> Visitor:
         """Somebody was accepted. Where the places are used up, whoever has had one for longest goes."""
@@ -323,6 +327,8 @@ class Door:
 
     def leave(self, visitor: Visitor) -> None:
         """It has sent its CONNECT, or it is gone. Any number of times."""
+        visitor.is_here = False
+        visitor.drop = drop_nobody  # which held the connection, and the connection the visitor
         self._connecting.pop(visitor, None)
         mine = self._by_host.get(visitor.host)
         if mine is not None:
@@ -331,8 +337,9 @@ class Door:
                 del self._by_host[visitor.host]
 
     def _push_out(self, visitor: Visitor, detail: str) -> None:
+        drop = visitor.drop
         self.leave(visitor)
-        visitor.drop(Refusal("accept", "connection.too_slow", detail))
+        drop(Refusal("accept", "connection.too_slow", detail))
 
     # -- asking ---------------------------------------------------------------------------------------------------------
 

@@ -57,10 +57,13 @@ class ServerTLS:
         except CertificateUnusable as error:
             log.error("certificate_unusable", reason=str(error))
             return False
-        if seen[2] != self._seen[2]:
+        try:
+            if seen[2] == self._seen[2]:
+                self._load(self.context)
+            else:
+                self.context = fresh
+        except CertificateUnusable:  # replaced once more between the two
             self.context = fresh
-        else:
-            self.context.load_cert_chain(self._certificate_file, self._key_file)
         self._seen = seen
         log.info("certificate_loaded", file=self._certificate_file)
         return True
@@ -71,21 +74,34 @@ class ServerTLS:
         context.set_ciphers(CIPHERS)
         context.set_alpn_protocols(ALPN)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION
-        file = self._certificate_file
-        try:
-            context.load_cert_chain(file, self._key_file)
-            if self._client_ca_file:
-                file = self._client_ca_file
-                context.load_verify_locations(file)
-                context.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ssl.SSLError) as error:
-            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-            raise CertificateUnusable(f"{file} (key {self._key_file}) cannot be used: {reason or error}") from error
+        self._load(context)
+        if self._client_ca_file:
+            try:
+                context.load_verify_locations(self._client_ca_file)
+            except OSError as error:  # an ssl.SSLError is one
+                raise _unusable(self._client_ca_file, error) from error
+            context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        try:
+            context.load_cert_chain(self._certificate_file, self._key_file)
+        except OSError as error:  # an ssl.SSLError is one
+            raise _unusable(f"{self._certificate_file} with the key {self._key_file}", error) from error
 
     def _state(self) -> tuple[tuple[int, int, int], ...]:
         """What changes when somebody replaces a file, whichever way."""
         return tuple(_stamp(file) for file in (self._certificate_file, self._key_file, self._client_ca_file))
+
+
+def _unusable(what: str, error: OSError) -> CertificateUnusable:
+    reason = _reason(error) if isinstance(error, ssl.SSLError) else error.strerror
+    return CertificateUnusable(f"{what} cannot be used: {reason or error}")
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """OpenSSL's name for it; an error that Python or the loop has made has none."""
+    return getattr(error, "reason", None) or str(error) or type(error).__name__
 
 
 def _stamp(file: str) -> tuple[int, int, int]:
@@ -122,7 +138,7 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, ssl.SSLCertVerificationError):
         return Refusal("tls", "tls.certificate_refused", f"{_WORDS['CERTIFICATE_VERIFY_FAILED']}: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or type(error).__name__
+        reason = _reason(error)
         return Refusal("tls", "tls.handshake_failed", _WORDS.get(reason, reason.lower().replace("_", " ")))
     if isinstance(error, TimeoutError):
         return Refusal("tls", "tls.timeout", f"the handshake took more than {HANDSHAKE_S:.0f} s")
