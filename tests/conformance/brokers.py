@@ -1,4 +1,4 @@
-"""Servers to run the tables against: a mosquitto, and a gateway on a database and a nats-server of its own."""
+"""Servers to run the tables against: a mosquitto, and two gateways that are one broker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from headwater.app.bootstrap import open_door
@@ -40,37 +40,41 @@ def mosquitto(directory: Path) -> Iterator[int]:
 
 
 @contextmanager
-def gateway(postgres: engines.TestPostgres, directory: Path) -> Iterator[int]:
-    """The MQTT port of a gateway process that lets everybody in, to every topic."""
+def gateways(postgres: engines.TestPostgres, directory: Path, count: int) -> Iterator[tuple[int, ...]]:
+    """The MQTT ports of gateway processes that are one broker, and let everybody in, to every topic."""
     name = engines.in_a_loop_of_its_own(postgres.create())
     urls = postgres.urls(name)
     engines.in_a_loop_of_its_own(_open_tenant(urls))
-    port = free_port()
-    with engines.nats_server() as nats:
-        environment = {
-            "HEADWATER_DATABASE_URL": urls.app,
-            "HEADWATER_NATS_URL": nats.url_with_password,
-            "HEADWATER_GATEWAY_NAME": "gateway-0",
-            "HEADWATER_GATEWAY_HOST": "127.0.0.1",
-            "HEADWATER_GATEWAY_MQTT_PORT": str(port),
-            "HEADWATER_GATEWAY_HTTP_PORT": str(free_port()),
-            "HEADWATER_GATEWAY_WS_PORT": "0",
-            "HEADWATER_GATEWAY_ANONYMOUS_TENANT": TENANT,
-        }
-        said = directory / "gateway.log"
-        with said.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "headwater", "run", "gateway"], env=os.environ | environment, stdout=output,
-                stderr=subprocess.STDOUT, preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  # it calls prctl and nothing else
-            )  # fmt: skip
-        try:
-            _wait_until_it_listens(port, process, said)
-            yield port
-        finally:
-            process.terminate()
-            code = process.wait(STOP_S)
-        assert code == 0, said.read_text()[-4000:]
+    with engines.nats_server() as nats, ExitStack() as stack:
+        shared = {"HEADWATER_DATABASE_URL": urls.app, "HEADWATER_NATS_URL": nats.url_with_password}
+        yield tuple(stack.enter_context(_gateway(f"gateway-{n}", shared, directory)) for n in range(count))
     engines.in_a_loop_of_its_own(postgres.drop(name))
+
+
+@contextmanager
+def _gateway(name: str, shared: dict[str, str], directory: Path) -> Iterator[int]:
+    port = free_port()
+    environment = {
+        "HEADWATER_GATEWAY_NAME": name,
+        "HEADWATER_GATEWAY_HOST": "127.0.0.1",
+        "HEADWATER_GATEWAY_MQTT_PORT": str(port),
+        "HEADWATER_GATEWAY_HTTP_PORT": str(free_port()),
+        "HEADWATER_GATEWAY_WS_PORT": "0",
+        "HEADWATER_GATEWAY_ANONYMOUS_TENANT": TENANT,
+    }
+    said = directory / f"{name}.log"
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headwater", "run", "gateway"], env=os.environ | shared | environment, stdout=output,
+            stderr=subprocess.STDOUT, preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  # it calls prctl and nothing else
+        )  # fmt: skip
+    try:
+        _wait_until_it_listens(port, process, said)
+        yield port
+    finally:
+        process.terminate()
+        code = process.wait(STOP_S)
+    assert code == 0, said.read_text()[-4000:]
 
 
 async def _open_tenant(urls: engines.DatabaseURLs) -> None:

@@ -1,4 +1,4 @@
-"""The servers that the tables are run against: one of each for the whole run."""
+"""The servers that the tables are run against: they are started once."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def mosquitto_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def gateway_port(postgres_server: engines.TestPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with brokers.gateway(postgres_server, tmp_path_factory.mktemp("gateway")) as port:
-        yield port
+def gateway_ports(
+    postgres_server: engines.TestPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[int, ...]]:
+    with brokers.gateways(postgres_server, tmp_path_factory.mktemp("gateways"), 2) as ports:
+        yield ports
+
+
+@pytest.fixture(scope="session")
+def gateway_port(gateway_ports: tuple[int, ...]) -> int:
+    return gateway_ports[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +15,13 @@ FOR_EVER = Properties(session_expiry_s=0xFFFF_FFFF)
 
 
 class Stage:
-    """One broker and one level. `topic` and `client_id` make names that only this scenario uses."""
+    """One broker and one level. `topic` and `client_id` make names that only this scenario uses.
 
-    def __init__(self, port: int, level: int, name: str, patience_s: float = ANSWER_S) -> None:
-        self.port = port
+    ports  of the broker: clients connect to them in turn
+    """
+
+    def __init__(self, ports: tuple[int, ...], level: int, name: str, patience_s: float = ANSWER_S) -> None:
+        self._ports = itertools.cycle(ports)
         self._patience_s = patience_s
         self.level = level
         self._name = f"{name}-v{level}"
@@ -51,7 +55,7 @@ class Stage:
         return await self._open(Connect(client_id, self.level, clean, 60, properties=properties or Properties()))
 
     async def _open(self, connect: Connect) -> Client:
-        client = await Client.open(self.port, connect, self._patience_s)
+        client = await Client.open(next(self._ports), connect, self._patience_s)
         self._clients.append(client)
         return client
 

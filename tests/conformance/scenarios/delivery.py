@@ -9,6 +9,7 @@ from headwater.protocols.mqtt import (
     Publish,
     PubRec,
     PubRel,
+    encode_packet,
 )
 from tests.conformance.stage import Stage, scenario
 
@@ -181,6 +182,36 @@ async def what_is_too_large_for_a_client_that_was_away_is_dropped(stage: Stage) 
     back = await stage.kept("listener", properties=narrow)
     assert [(await back.take()).payload for _ in range(2)] == [b"1", b"2"]
     await stage.quiet(back)
+
+
+@scenario("3.3.4-7", "4.13.1-1", levels=(5,), mosquitto="does not hold clients to the receive maximum that it announces")
+async def the_servers_receive_maximum_holds(stage: Stage) -> None:
+    speaker = await stage.client("speaker")
+    allowed = speaker.connack.properties.receive_maximum or 0xFFFF
+    for packet_id in range(1, allowed + 1):
+        await speaker.send(Publish(stage.topic(), b"x", 2, packet_id=packet_id))
+    for _ in range(allowed):
+        await speaker.the(PubRec)
+    await speaker.send(Publish(stage.topic(), b"x", 2, packet_id=allowed + 1))
+    said = await speaker.closes()
+    assert said is not None
+    assert said.reason == 0x93
+
+
+@scenario("3.2.2-15", levels=(5,), mosquitto="announces no maximum packet size")
+async def the_servers_maximum_packet_size_holds(stage: Stage) -> None:
+    speaker, listener = await stage.client("speaker"), await stage.client("listener")
+    await listener.subscribe(stage.topic(), 1)
+    allowed = speaker.connack.properties.packet_bytes_max
+    assert allowed is not None
+    around = len(encode_packet(Publish(stage.topic(), bytes(allowed - 100), 1, packet_id=1), 5)) - (allowed - 100)
+    await speaker.publish(stage.topic(), bytes(allowed - around), 1)
+    assert len((await listener.take()).payload) == allowed - around
+    await speaker.send(Publish(stage.topic(), bytes(allowed - around + 1), 1, packet_id=9))
+    said = await speaker.closes()
+    assert said is not None
+    assert said.reason == 0x95
+    await stage.quiet(listener)
 
 
 @scenario("4.2.0-1", "3.3.4-1")

@@ -94,6 +94,7 @@ class Group:
         self._given: dict[Delivery, dict[int, _Given]] = {}
         self._turn = itertools.count()
         self._room = asyncio.Event()
+        self._puller: Any = None
         self._pulling: asyncio.Task[None] | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._open: set[_Pulled] = set()
@@ -159,12 +160,25 @@ class Group:
             with contextlib.suppress(nats.errors.Error):
                 await pulled.stored.nak()
         try:
+            await self._stop_pulling()
             if self._fleeting is not None:
                 await self._fleeting.unsubscribe()
             if not self._outlives and not (await self._jetstream.consumer_info(MESSAGE_STREAM, self.name)).num_waiting:
                 await self._jetstream.delete_consumer(MESSAGE_STREAM, self.name)
         except (nats.errors.Error, TimeoutError, OSError) as error:  # it ends by itself
             log.info("share_not_ended", error=repr(error))
+
+    async def _stop_pulling(self) -> None:
+        """Take the request back that lies with the server, and give back at once what it has brought meanwhile: else the
+        next messages of the group would come here, and to nobody before ACK_WAIT_S is over."""
+        if self._puller is None:
+            return
+        await self._puller.unsubscribe()
+        arrived = self._puller._sub._pending_queue
+        while not arrived.empty():
+            message = arrived.get_nowait()
+            if message.reply.startswith("$JS.ACK."):  # the rest says how requests ended
+                await message.nak()
 
     # -- at QoS 0 -------------------------------------------------------------------------------------------------------
 
@@ -201,16 +215,15 @@ class Group:
     # -- from the log ---------------------------------------------------------------------------------------------------
 
     async def _pull_for_ever(self) -> None:
-        puller = None
         while True:
             try:
                 while not self.members or len(self._working) >= PULLED_MAX or not any(map(_takes, self.members)):
                     self._room.clear()
                     await self._room.wait()
-                if puller is None:
-                    puller = await self._jetstream.pull_subscribe_bind(self.name, MESSAGE_STREAM)
+                if self._puller is None:
+                    self._puller = await self._jetstream.pull_subscribe_bind(self.name, MESSAGE_STREAM)
                     self._taken = (await self._noted())[1]
-                for message in await puller.fetch(1, timeout=PULL_S):
+                for message in await self._puller.fetch(1, timeout=PULL_S):
                     task = asyncio.ensure_future(self._work(_Pulled(message)))
                     self._working.add(task)
                     task.add_done_callback(self._worked)
@@ -218,7 +231,7 @@ class Group:
                 continue
             except (nats.errors.Error, OSError, DomainError) as error:
                 log.warning("share_not_pulled", error=repr(error))
-                puller = None
+                self._puller = None
                 await asyncio.sleep(1)
 
     def _worked(self, task: asyncio.Task[None]) -> None:
