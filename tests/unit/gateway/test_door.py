@@ -113,11 +113,37 @@ def test_who_takes_long_makes_room_when_the_places_run_out(time: Time) -> None:
     for number in range(3):
         arrive(door, f"192.0.2.{number}:1", dropped)
     assert 0 < door.wait_s() <= PATIENCE_S  # all of them are young: the next one waits outside
-    time.now += PATIENCE_S
-    assert door.wait_s() == 0
+    for _ in range(8):  # in these seconds no place comes free
+        time.now += PATIENCE_S / 6
+        waits = door.wait_s()
+    assert waits == 0
     arrive(door, "192.0.2.9:1", dropped)
     assert [(address, refusal.code) for address, refusal in dropped] == [("192.0.2.0:1", "connection.too_slow")]
     assert door.connecting == 3
+
+
+def test_nobody_is_pushed_out_of_a_storm_that_goes_on(time: Time) -> None:
+    """Each handshake takes four seconds, because there are so many; but they end, and the next ones wait."""
+    door = Door(DoorRules(connecting_max=80, address_connecting_max=0), time)
+    dropped: list[tuple[str, Refusal]] = []
+    inside: list[Visitor] = []
+    came = 0
+    for _ in range(600):  # a minute in steps of 100 ms; two in that time come through
+        while door.wait_s() == 0 and len(inside) < 200:
+            visitor = arrive(door, f"192.0.2.1:{came}", dropped)
+            assert isinstance(visitor, Visitor)
+            inside.append(visitor)
+            came += 1
+        time.now += 0.1
+        door.leave(inside.pop(0))
+        door.leave(inside.pop(0))
+    assert dropped == []
+    assert came > 600
+    for _ in range(20):  # then they are half-open ones, of which none ends
+        time.now += 0.5
+        if door.wait_s() == 0:
+            arrive(door, "198.51.100.1:1", dropped)
+    assert dropped
 
 
 def test_whoever_has_left_holds_nothing(time: Time) -> None:

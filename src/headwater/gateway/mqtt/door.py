@@ -4,8 +4,8 @@ Pure: it is told the time, and it drops nobody itself. What it bounds, in the or
 
 - accepting: so many a second, and not while as many as we can serve soon wait for their authentication. What is not
   accepted waits in the kernel, so a storm is let in gradually and nobody in it is refused.
-- connecting (accepted, and no CONNECT yet): a bounded number, and of each address. Whoever takes longer than PATIENCE_S
-  makes room for the next; a flood of half-open handshakes pushes out itself.
+- connecting (accepted, and no CONNECT yet): a bounded number, and of each address. When hardly a place comes free by itself,
+  whoever takes longer than PATIENCE_S makes room for the next: a flood of half-open handshakes pushes out itself.
 - asking: a credential, an identity or an address that failed again and again is answered from here, with growing pauses,
   and PostgreSQL is not asked.
 
@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 PATIENCE_S = 3.0
 """So long somebody who connects is left alone even when the places run out: a TLS handshake is two round trips."""
+STUCK_SHARE = 8
+"""Nobody is pushed out while an eighth of the places come free by themselves each second: then it is a storm, whose
+handshakes are slow because there are so many, and the next ones can wait."""
 PAUSE_S = 0.05
 """How soon a full house is looked at again."""
 BREATH_S = 0.005
@@ -253,6 +256,9 @@ class Door:
         self._now = now
         self._pace = TokenBucket(rules.connects_per_s, rules.connects_per_s, now()) if rules.connects_per_s else None
         self._connecting: OrderedDict[Visitor, None] = OrderedDict()
+        self._came_free = 0
+        self._counted_since = now()
+        self._is_stuck = False
         self._by_host: dict[str, OrderedDict[Visitor, None]] = {}
         self._paces: Recent[str, TokenBucket] = Recent()
         self._credentials = BackOff(CREDENTIAL)
@@ -281,12 +287,19 @@ class Door:
         rules, now = self._rules, self._now()
         if rules.waiting_max and self._waiting >= max(1, rules.waiting_max // 2):
             return PAUSE_S
-        if rules.connecting_max and len(self._connecting) >= rules.connecting_max:
-            young_s = next(iter(self._connecting)).since + PATIENCE_S - now
-            if young_s > 0:
-                return min(young_s, PAUSE_S)
+        if rules.connecting_max and len(self._connecting) >= rules.connecting_max and not self._may_push_out(now):
+            return PAUSE_S
         wait_s = self._pace.wait_s(now) if self._pace is not None else 0.0
         return max(wait_s, BREATH_S) if wait_s > 0 else 0.0
+
+    def _may_push_out(self, now: float) -> bool:
+        """The house is full. Hardly a place came free in the last second, and somebody has had one for long."""
+        passed_s = now - self._counted_since
+        if passed_s >= 1.0:
+            # Beyond two seconds nobody has asked: it was not full, and what was counted says nothing.
+            self._is_stuck = passed_s < 2.0 and self._came_free < passed_s * self._rules.connecting_max / STUCK_SHARE
+            self._came_free, self._counted_since = 0, now
+        return self._is_stuck and now >= next(iter(self._connecting)).since + PATIENCE_S
 
     def enter(self, address: str) -> Visitor:
         """Somebody was accepted. Where the places are used up, whoever has had one for longest goes."""
@@ -329,7 +342,9 @@ class Door:
         """It has sent its CONNECT, or it is gone. Any number of times."""
         visitor.is_here = False
         visitor.drop = drop_nobody  # which held the connection, and the connection the visitor
-        self._connecting.pop(visitor, None)
+        if visitor in self._connecting:
+            del self._connecting[visitor]
+            self._came_free += 1
         mine = self._by_host.get(visitor.host)
         if mine is not None:
             mine.pop(visitor, None)
@@ -339,6 +354,7 @@ class Door:
     def _push_out(self, visitor: Visitor, detail: str) -> None:
         drop = visitor.drop
         self.leave(visitor)
+        self._came_free -= 1
         drop(Refusal("accept", "connection.too_slow", detail))
 
     # -- asking ---------------------------------------------------------------------------------------------------------
