@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,20 +35,30 @@ SETTLE_S = 60.0
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 400)
 async def test_sessions_outlive_their_gateways(directory: Path) -> None:
+    await _survives(directory, GATEWAYS, SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_sessions_outlive_nats_and_the_registry_as_well(directory: Path) -> None:
+    await _survives(directory, (*GATEWAYS, "nats", "nats", "postgres"), SECONDS / 4)
+
+
+async def _survives(directory: Path, victims: Sequence[str], seconds: float) -> None:
     with installation(directory, "--gateways", str(len(GATEWAYS))) as up:
         ready = await asyncio.to_thread(up.up)
         credentials = list(
             (await register(directory, ready["http_url"], ready["admin_token"], 2 * PAIRS + 1, DEFINITION)).values()
         )
         try:
-            await _survive(up, credentials)
+            await _go_through(up, credentials, victims, seconds)
         except BaseException as error:
             error.add_note(f"CHAOS_SEED={SEED}")
             error.add_note(what_they_said(up.home / "logs"))
             raise
 
 
-async def _survive(up: Installation, credentials: list[Credentials]) -> None:
+async def _go_through(up: Installation, credentials: list[Credentials], victims: Sequence[str], seconds: float) -> None:
     port, chance = up.ports["mqtt"], random.Random(SEED)
     publishers, subscribers = [], []
     for number in range(PAIRS):
@@ -61,8 +72,8 @@ async def _survive(up: Installation, credentials: list[Credentials]) -> None:
         async with asyncio.timeout(BACK_S):
             for listener in listeners:
                 await listener.subscribed.wait()
-        killing = asyncio.create_task(_kill(up, chance))
-        await _publish(publishers)
+        killing = asyncio.create_task(_kill(up, victims, chance))
+        await _publish(publishers, seconds)
         killing.cancel()
         assert not [task.exception() for task in tasks if task.done()]
         await until(
@@ -84,20 +95,20 @@ async def _survive(up: Installation, credentials: list[Credentials]) -> None:
             client.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
     _judge(publishers, subscribers, everything)
-    assert expected > 0.5 * RATE * SECONDS, "the gateways were away for most of the time"
+    assert expected > 0.3 * RATE * seconds, "they were away for most of the time"
 
 
-async def _kill(up: Installation, chance: random.Random) -> None:
+async def _kill(up: Installation, victims: Sequence[str], chance: random.Random) -> None:
     while True:
         await asyncio.sleep(chance.uniform(*PAUSE_S))
-        pid = up.children()[chance.choice(GATEWAYS)]["pid"]
+        pid = up.children()[chance.choice(victims)]["pid"]
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
 
 
-async def _publish(publishers: list[Publisher]) -> None:
+async def _publish(publishers: list[Publisher], seconds: float) -> None:
     """At RATE, as far as windows and connections allow."""
-    until_s = time.monotonic() + SECONDS
+    until_s = time.monotonic() + seconds
     while time.monotonic() < until_s:
         for publisher in publishers:
             publisher.publish()

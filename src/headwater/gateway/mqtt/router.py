@@ -62,7 +62,8 @@ class Outbox:
     __slots__ = ("fleeting", "stored")
 
     def __init__(self, tenant_id: UUID, publisher: Publisher, core: CorePublisher) -> None:
-        self.stored = Batcher(publisher, subjects.message(tenant_id), gap_s=STORED_GAP_S)
+        # One at a time: of two that are repeated after an outage the second could come first [MQTT-4.6.0-5].
+        self.stored = Batcher(publisher, subjects.message(tenant_id), in_flight_max=1, gap_s=STORED_GAP_S)
         self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=FLEETING_GAP_S)
 
     @property
