@@ -22,7 +22,8 @@ demo: setup ## The same, with a fleet of simulated devices
 	@exec $(BIN)/headwater up --home $(HOME_DIR) --demo $(DEMO_DEVICES) $(ARGS)
 
 test: lint ## All tests, after the linters
-	@scripts/system-packages.sh chromium
+	@scripts/system-packages.sh chromium mosquitto mosquitto-clients
+	@scripts/node-packages.sh
 	@scripts/test.sh
 
 fuzz: setup ## A million damaged packets for the MQTT session; FUZZ_SEED=... makes a run again, FUZZ_PACKETS=... its size

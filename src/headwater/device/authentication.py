@@ -56,14 +56,19 @@ class Presented:
     def claim(self) -> Claim:
         """A user name without a password may be a token itself, of ours or of another platform: then it is no name."""
         secret = secrets.parse(self.token, secrets.DEVICE)
-        name = self.username or ""
+        name = self.name
         if secrets.looks_like_one(name) or not (self.password or _UUID.fullmatch(name)):
             name = ""
         return Claim(None if secret is None else secret.row_id, name)
 
     @property
+    def name(self) -> str:
+        """The user name, without what AWS's device SDKs append to it (`?SDK=...`)."""
+        return (self.username or "").partition("?")[0]
+
+    @property
     def token(self) -> str:
-        return self.password.decode("utf-8", "replace") if self.password else self.username or ""
+        return self.password.decode("utf-8", "replace") if self.password else self.name
 
 
 class Authenticator(Protocol):
@@ -85,7 +90,7 @@ class TokenAuthenticator:
         found = await self.find(secret.row_id)
         if found is None or not secret.matches(found.secret_hash):
             raise DeviceRefused("unknown or wrong token")
-        if presented.password and presented.username and presented.username != str(found.device_id):
+        if presented.password and presented.name and presented.name != str(found.device_id):
             raise DeviceRefused("the token belongs to another device than the user name says")
         return self.principal(found, secret.row_id)
 

@@ -62,6 +62,8 @@ async def test_all_three_ways_to_show_a_token(
         Presented(issued.username, issued.password.encode()),
         Presented(issued.password),
         Presented(None, issued.password.encode()),
+        Presented(f"{issued.username}?SDK=CRTPython&Version=1", issued.password.encode()),
+        Presented("?SDK=CRTPython&Version=1", issued.password.encode()),
         Presented(second.username, second.password.encode()),
     ):
         principal = await authentication.authenticate(presented)
