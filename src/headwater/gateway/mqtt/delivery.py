@@ -356,6 +356,7 @@ class Delivery:
         """From the log, until the queue is full or there is nothing that the live messages would not bring."""
         try:
             while self.connection.alive and self.lagging and self.queue is not None and not self._is_full:
+                handed_out = self.space.place  # what comes while the log is asked may be in neither of its answers
                 try:
                     batches = await self.space.log.read(self.space.tenant_id, self.place[0], READ_BATCHES)
                 except DomainError as error:
@@ -365,8 +366,8 @@ class Delivery:
                 for batch in batches:
                     if not self._take(batch.sequence, batch.messages):
                         break
-                if not batches and self.place < self.space.place:
-                    self.place = self.space.place  # the log does not keep so much
+                if not batches and self.place < handed_out:
+                    self.place = handed_out  # the log does not keep so much
                 if self.place >= self.space.place and not self._is_full:
                     self.lagging = False
                     self._skip = self.place

@@ -105,6 +105,7 @@ class Space:
     async def _repair(self) -> None:
         try:
             while True:
+                seen = self._seen  # what comes while the log is asked may not be in its answer
                 try:
                     batches = await self.log.read(self.tenant_id, self.place[0], REPAIR_BATCHES)
                 except DomainError as error:
@@ -117,9 +118,8 @@ class Space:
                             await self._hand_out(batch.messages, batch.sequence)
                 if len(batches) < REPAIR_BATCHES and self._seen < self.place[0]:
                     return
-                if not batches:  # seen, and gone from the log already
-                    self.place = (self._seen + 1, 0)
-                    return
+                if not batches and seen >= self.place[0]:  # gone from the log already
+                    self.place = (seen + 1, 0)
         finally:
             self._repairing = None
 
