@@ -15,7 +15,8 @@ PENDING_BYTES_MAX = 64 << 20
 """What may gather while NATS is away; publishers repeat what does not fit."""
 
 
-async def connect_nats(settings: NATSSettings, *, name: str) -> Client:
+async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = False) -> Client:
+    """no_echo: what this connection publishes does not come back to its own subscriptions."""
     require(settings.url, "NATS_URL")
 
     async def report(error: Exception) -> None:
@@ -30,6 +31,7 @@ async def connect_nats(settings: NATSSettings, *, name: str) -> Client:
     return await nats.connect(
         settings.servers,
         name=name,
+        no_echo=no_echo,
         user=settings.user or None,
         password=settings.password or None,
         max_reconnect_attempts=-1,

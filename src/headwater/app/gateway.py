@@ -61,6 +61,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(pool.close)
         nats = await connect_nats(settings.nats, name=settings.gateway.name)
         stack.push_async_callback(nats.close)
+        carrier = await connect_nats(settings.nats, name=f"{settings.gateway.name} messages", no_echo=True)
+        stack.push_async_callback(carrier.close)
         jetstream = nats.jetstream()
         await ensure(jetstream, settings.nats.topology)
 
@@ -87,7 +89,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(timeline.close)
         ingest = create_ingest_app(authentication, uplink, clock, profiles, meters, timeline=timeline)
         message_log, retained = MessageLog(nats), RetainedStore(nats)
-        router = Router(nats, publisher, message_log, retained)
+        router = Router(nats, carrier, publisher, message_log, retained)
         sessions = Sessions(nats, gateway_id, message_log, retained)
         loop = asyncio.get_running_loop()
         door = Door(_door_rules(settings.gateway), loop.time)
@@ -125,7 +127,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(presence.close)
         await admission.listen()
         await sessions.listen()
-        figuring = router.figures.serve(gateway_id, admission.counts, router.watched, router.hand_figures)
+        figuring = router.figures.serve(gateway_id, admission.counts, router.watched, router.hand_out_here)
         for upkeep in (admission.recheck_for_ever(), sessions.write_for_ever(), router.watch_connection(), figuring):
             task = asyncio.create_task(upkeep)
             stack.callback(task.cancel)

@@ -52,6 +52,7 @@ from headwater.stream.session_store import StoredSubscription
 if TYPE_CHECKING:
     from headwater.gateway.mqtt.door import Visitor
     from headwater.gateway.mqtt.listener import MQTTListener
+    from headwater.gateway.mqtt.router import Outbox
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +77,7 @@ class MQTTConnection(asyncio.Protocol):
         "_acks", "_batch", "_descriptor", "_elsewhere", "_exactly_once", "_listener", "_messages", "_pauses", "_requests",
         "_routes", "_slowed", "_transport", "address", "authentication", "bytes_left", "certificate_der", "client_id",
         "client_key", "close_reason", "connect", "delivery", "ended", "epoch", "granted", "has_left", "has_room", "kept",
-        "messages_left", "meter", "principal", "scheme", "send_maximum", "sequence", "session", "shared",
+        "messages_left", "meter", "outbox", "principal", "scheme", "send_maximum", "sequence", "session", "shared",
         "successor_is_clean", "visitor",
     )  # fmt: skip
 
@@ -113,6 +114,8 @@ class MQTTConnection(asyncio.Protocol):
         self.delivery: Delivery | None = None
         self.shared: dict[str, StoredSubscription] = _NO_SHARES
         self.kept: KeptSession | None = None
+        self.outbox: Outbox | None = None
+        """its tenant's, once it has published"""
         self.authentication: Any = None
         """the enhanced authentication that is under way"""
         self.has_left = False

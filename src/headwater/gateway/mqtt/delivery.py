@@ -300,6 +300,7 @@ class Delivery:
             return
         if self._finished is None:
             self._finished = {}
+            self.connection.session.tells_each = True
         self._finished[packet_id] = finished
 
     def _send_again(self, waiting: Waiting) -> bool:

@@ -9,6 +9,7 @@ gateway where the tenant has subscribers.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -57,14 +58,30 @@ RETAIN_UNDER_WAY_MAX = 1_000
 
 
 class Outbox:
-    """What a tenant's clients publish on this gateway, on its way out."""
+    """What a tenant's clients publish on this gateway, on its way out.
 
-    __slots__ = ("fleeting", "stored")
+    hand_out  takes what is published at QoS 0 to the tenant's subscribers here: NATS does not bring a gateway its own
+    """
 
-    def __init__(self, tenant_id: UUID, publisher: Publisher, core: CorePublisher) -> None:
+    __slots__ = ("_hand_out", "_here", "_here_batch", "fleeting", "stored")
+
+    def __init__(
+        self, tenant_id: UUID, publisher: Publisher, core: CorePublisher, hand_out: Callable[[list[Message]], None]
+    ) -> None:
         # One at a time: of two that are repeated after an outage the second could come first [MQTT-4.6.0-5].
         self.stored = Batcher(publisher, subjects.message(tenant_id), in_flight_max=1, gap_s=STORED_GAP_S)
         self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=FLEETING_GAP_S)
+
+        self._hand_out = hand_out
+        self._here: list[Message] = []
+        self._here_batch: Batch | None = None
+
+    def put_fleeting(self, message: Message) -> None:
+        batch = self.fleeting.put_message(message)
+        if batch is not self._here_batch:
+            self._here_batch, self._here = batch, []
+            batch.waiters.append((_Here(self._hand_out, self._here), []))
+        self._here.append(message)
 
     @property
     def full(self) -> bool:
@@ -72,10 +89,14 @@ class Outbox:
 
 
 class Router:
-    def __init__(self, nats: Client, publisher: Publisher, message_log: MessageLog, retained: RetainedStore) -> None:
-        self._nats = nats
+    """carrier: a connection of its own for messages on their way to gateways, which does not echo (NATS's no_echo)"""
+
+    def __init__(
+        self, nats: Client, carrier: Client, publisher: Publisher, message_log: MessageLog, retained: RetainedStore
+    ) -> None:
+        self._carrier = carrier
         self._publisher = publisher
-        self._core = CorePublisher(nats)
+        self._core = CorePublisher(carrier)
         self._log = message_log
         self._retained = retained
         self._retain_slots = asyncio.Semaphore(RETAIN_UNDER_WAY_MAX)
@@ -225,7 +246,7 @@ class Router:
         while True:
             space = self._spaces.get(tenant_id)
             if space is None:
-                space = self._spaces[tenant_id] = Space(tenant_id, self._nats, self._log)
+                space = self._spaces[tenant_id] = Space(tenant_id, self._carrier, self._log)
             await space.open()
             if self._spaces.get(tenant_id) is space:  # its last subscriber may have left meanwhile
                 return space
@@ -257,11 +278,11 @@ class Router:
 
     async def watch_connection(self) -> None:
         """After NATS was away: what was published meanwhile is in the log."""
-        reconnects = self._nats.stats["reconnects"]
+        reconnects = self._carrier.stats["reconnects"]
         while True:
             await asyncio.sleep(RECONNECTED_S)
-            if self._nats.is_connected and self._nats.stats["reconnects"] != reconnects:
-                reconnects = self._nats.stats["reconnects"]
+            if self._carrier.is_connected and self._carrier.stats["reconnects"] != reconnects:
+                reconnects = self._carrier.stats["reconnects"]
                 for space in self._spaces.values():
                     space.repair()
 
@@ -275,7 +296,8 @@ class Router:
     def watched(self) -> list[UUID]:
         return [tenant_id for tenant_id, space in self._spaces.items() if space.subscribers.of(FIGURE).by_delivery]
 
-    def hand_figures(self, tenant_id: UUID, messages: list[Message]) -> None:
+    def hand_out_here(self, tenant_id: UUID, messages: list[Message]) -> None:
+        """To the tenant's subscribers on this gateway."""
         space = self._spaces.get(tenant_id)
         if space is not None:
             self._spawn(space.hand_out(messages))
@@ -285,13 +307,15 @@ class Router:
     def publish(self, connection: MQTTConnection, packet: Publish) -> bool:
         """From a client. False = the stream is behind: read no more of it for now."""
         message = message_of(packet, connection.client_key)
-        outbox = self.outbox(connection.tenant_id)
+        outbox = connection.outbox
+        if outbox is None:
+            outbox = connection.outbox = self.outbox(connection.tenant_id)
         if packet.retain:
             self._publish_retained(connection, packet, message, outbox)
         elif packet.qos:
             connection.await_message(outbox.stored.put_message(message), packet)
         else:
-            outbox.fleeting.put_message(message)
+            outbox.put_fleeting(message)
         return not outbox.full
 
     def is_behind(self, tenant_id: UUID) -> bool:
@@ -305,13 +329,16 @@ class Router:
         if message.retain:
             self._spawn(self._keep(tenant_id, message))
         outbox = self.outbox(tenant_id)
-        (outbox.stored if message.qos else outbox.fleeting).put_message(message)
+        if message.qos:
+            outbox.stored.put_message(message)
+        else:
+            outbox.put_fleeting(message)
 
     def _publish_retained(self, connection: MQTTConnection, packet: Publish, message: Message, outbox: Outbox) -> None:
         """Acknowledged when the log has it and its topic, too."""
         kept = asyncio.ensure_future(self._keep(connection.tenant_id, message))
         if not packet.qos:
-            outbox.fleeting.put_message(message)
+            outbox.put_fleeting(message)
             connection.answer_later(packet, kept, lambda: None)
             return
         logged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -327,7 +354,8 @@ class Router:
     def outbox(self, tenant_id: UUID) -> Outbox:
         outbox = self._outboxes.get(tenant_id)
         if outbox is None:
-            outbox = self._outboxes[tenant_id] = Outbox(tenant_id, self._publisher, self._core)
+            hand_out = partial(self.hand_out_here, tenant_id)
+            outbox = self._outboxes[tenant_id] = Outbox(tenant_id, self._publisher, self._core, hand_out)
         return outbox
 
     async def drain(self) -> None:
@@ -355,6 +383,22 @@ def _filter_of(topic_filter: str) -> str:
     """Without the share in front."""
     share = parse_share(topic_filter)
     return share.topic_filter if share is not None else topic_filter
+
+
+class _Here:
+    """Implements stream.batcher.Waiter for a batch at QoS 0: whether NATS took it or not, those who are here get it."""
+
+    __slots__ = ("_hand_out", "_messages")
+
+    def __init__(self, hand_out: Callable[[list[Message]], None], messages: list[Message]) -> None:
+        self._hand_out = hand_out
+        self._messages = messages
+
+    def stored(self, token: list[int]) -> None:
+        self._hand_out(self._messages)
+
+    def refused(self, token: list[int], error: DomainError) -> None:
+        self._hand_out(self._messages)
 
 
 class _Logged:

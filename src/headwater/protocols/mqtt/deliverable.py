@@ -55,14 +55,18 @@ class Deliverable:
         self._block: bytes | None = None
 
     def make_whole(self, form: int) -> bytes:
-        packet = self._encode(form, b"", 0, with_topic=True).joined
+        """Of most messages the only form, and made once for each: put together at once."""
+        topic, payload = self._topic_wire or self._encode_topic(), self.payload
+        properties = self._properties_wire(b"") if form & V5 else b""
+        head = _head(form, len(topic) + len(properties) + len(payload))
+        packet = b"".join((head, topic, properties, payload))
         if self.whole is None:
             self.whole = {}
         self.whole[form] = packet
         return packet
 
     def make_split(self, form: int) -> Split:
-        made = self._encode(form, b"", 2, with_topic=True)
+        made = self._split(form, b"", 2, self._topic_wire or self._encode_topic())
         if self.split is None:
             self.split = {}
         self.split[form] = made
@@ -70,23 +74,20 @@ class Deliverable:
 
     def make_own(self, form: int, own: bytes, *, with_topic: bool) -> Split:
         """The form as one client alone gets it: with properties of its own, or with an alias in place of the topic."""
-        return self._encode(form, own, 2 if form & 0x06 else 0, with_topic=with_topic)
-
-    def _encode(self, form: int, own: bytes, packet_id_bytes: int, *, with_topic: bool) -> Split:
         topic = (self._topic_wire or self._encode_topic()) if with_topic else b"\0\0"
-        tail = self.payload
-        if form & V5:
-            if own or self.properties is not None:
-                block = self._properties()
-                tail = b"".join((encode_variable_integer(len(block) + len(own)), block, own, tail))
-            else:
-                tail = b"\0" + tail
-        length = len(topic) + packet_id_bytes + len(tail)
-        if length < 128:
-            head = ((form & 0xFF) << 8 | length).to_bytes(2, "big") + topic
-        else:
-            head = (form & 0xFF).to_bytes(1, "big") + encode_variable_integer(length) + topic
+        return self._split(form, own, 2 if form & 0x06 else 0, topic)
+
+    def _split(self, form: int, own: bytes, packet_id_bytes: int, topic: bytes) -> Split:
+        tail = self._properties_wire(own) + self.payload if form & V5 else self.payload
+        head = _head(form, len(topic) + packet_id_bytes + len(tail)) + topic
         return Split(head, tail, len(head) + packet_id_bytes + len(tail))
+
+    def _properties_wire(self, own: bytes) -> bytes:
+        """With the length in front."""
+        if not own and self.properties is None:
+            return b"\0"
+        block = self._properties()
+        return b"".join((encode_variable_integer(len(block) + len(own)), block, own))
 
     def _encode_topic(self) -> bytes:
         problem = topic_name_problem(self.topic)
@@ -105,6 +106,14 @@ class Deliverable:
             encoded = encode_properties(properties, PacketType.PUBLISH)
             block = self._block = encoded[_variable_integer_bytes(encoded) :]
         return block
+
+
+def _head(form: int, length: int) -> bytes:
+    if length < 128:
+        return ((form & 0xFF) << 8 | length).to_bytes(2, "big")
+    if length < 16_384:
+        return ((form & 0xFF) << 16 | (length & 127 | 128) << 8 | length >> 7).to_bytes(3, "big")
+    return (form & 0xFF).to_bytes(1, "big") + encode_variable_integer(length)
 
 
 def _variable_integer_bytes(encoded: bytes) -> int:

@@ -55,6 +55,15 @@ class Inbound:
         self.waiting.append(packet_id | EXACTLY_ONCE)
         return True
 
+    def is_answered(self, packet_id: int) -> bool:
+        """Whether a QoS 2 publish has had its PUBREC, and its PUBREL is what comes next."""
+        return (
+            self.received is not None
+            and packet_id in self.received
+            and not self.is_released(packet_id)
+            and (packet_id | EXACTLY_ONCE) not in self.waiting
+        )
+
     def is_waiting(self, key: int) -> bool:
         """Whether `key` (a packet id, with EXACTLY_ONCE for QoS 2) still needs its receipt to be given."""
         settled = len(self._early.get(key, ())) if self._early else 0

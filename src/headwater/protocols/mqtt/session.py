@@ -104,6 +104,10 @@ _AUTH_DUE: Final[Mapping[Turn, int | None]] = {
 _CONNECTED: Final = Phase.CONNECTED
 _READING: Final = (Phase.AWAIT_CONNECT, Phase.CONNECTED)
 _PUBACK: Final = 0x40020000
+_PUBREC: Final = 0x50020000
+_PUBREL: Final = 0x62020000
+_PUBCOMP: Final = 0x70020000
+_SHORT_RECEIPTS: Final = frozenset({0x40, 0x50, 0x62, 0x70})
 _TOPIC_UNKNOWN_BYTES: Final = 1 << 31  # longer than any packet: sends the first publish of a session down the careful path
 _SESSION_NEVER_EXPIRES: Final = 0xFFFF_FFFF  # section 3.1.2.11.2
 _UNSUPPORTED_VERSION: Final = b"\x20\x02\x00\x01"  # in the form of 3.1.1: what a version that we lack reads is unknown
@@ -137,6 +141,7 @@ class ServerSession:
         "phase",
         "protocol_level",
         "session_expiry_s",
+        "tells_each",
         "will",
     )
 
@@ -155,6 +160,8 @@ class ServerSession:
         """What to publish once the connection has ended; None after a normal DISCONNECT. [MQTT-3.1.2-8], [MQTT-3.1.2-10]"""
         self.authentication_method: str | None = None
         self.is_durable = False
+        self.tells_each = False
+        """Every PUBACK is an event; without, one of those that came together, which says that there is room again."""
         """Set by the owner, before `accept`, of a session that outlives its connection: see the module's third invariant."""
         self._turn = Turn.NOBODY
         self._form = 0x30
@@ -205,8 +212,8 @@ class ServerSession:
             while at < size and (self.phase in _READING or self._is_authenticating):
                 if self.phase is Phase.CONNECTED:
                     at = self._read_publishes(data, at, emit)
-                    if at < size and data[at] == 0x40:
-                        at = self._read_pubacks(data, at, emit)
+                    if at < size and data[at] in _SHORT_RECEIPTS:
+                        at = self._read_receipts(data, at, emit)
                     if at == size:
                         break
                 frame = self._frame(data, at)
@@ -229,7 +236,7 @@ class ServerSession:
         return self.phase is Phase.AWAIT_ACCEPT and self.authentication_method is not None
 
     def _read_publishes(self, data: bytes, at: int, emit: Callable[[Event], None]) -> int:
-        """Publishes at QoS 0 or 1 without DUP, RETAIN and properties, to a topic seen before, parsed in place.
+        """Publishes without DUP, RETAIN and properties, to a topic seen before, parsed in place.
 
         Returns where the first other packet stands, or the first that is incomplete or may be wrong: `_take` judges.
         """
@@ -250,7 +257,7 @@ class ServerSession:
         last = size - 2  # data[at + 2] exists below this
         while at < last:
             first = data[at]
-            if first != 0x32 and first != 0x30:  # noqa: PLR1714 - a tuple costs 30 ns
+            if first != 0x32 and first != 0x30 and first != 0x34:  # noqa: PLR1714 - a tuple costs 30 ns
                 break
             length = data[at + 1]
             if length < 128:
@@ -276,7 +283,7 @@ class ServerSession:
                 topic = topics.name = known
                 topic_wire = topics.wire = wire
                 topic_bytes = len(wire)
-            if first == 0x32:
+            if first != 0x30:
                 payload = end + 2
                 if payload > stop:
                     break
@@ -287,8 +294,13 @@ class ServerSession:
                     if payload == stop or data[payload] or len(waiting) >= waiting_max:
                         break
                     payload += 1
-                emit(Publish(topic, data[payload:stop], 1, False, False, packet_id, None))
-                wait(packet_id)
+                if first == 0x32:
+                    emit(Publish(topic, data[payload:stop], 1, False, False, packet_id, None))
+                    wait(packet_id)
+                elif inbound.begin_exactly_once(packet_id):
+                    emit(Publish(topic, data[payload:stop], 2, False, False, packet_id, None))
+                else:
+                    break
             else:
                 payload = end
                 if is_v5:
@@ -301,20 +313,42 @@ class ServerSession:
             at = stop
         return at
 
-    def _read_pubacks(self, data: bytes, at: int, emit: Callable[[Event], None]) -> int:
-        """PUBACKs without a reason of publishes that are in flight: what a subscriber sends most. Returns as
-        `_read_publishes` does."""
-        if self._outbound is None:
-            return at
-        awaited = self._outbound.awaited
+    def _read_receipts(self, data: bytes, at: int, emit: Callable[[Event], None]) -> int:
+        """PUBACK, PUBREC, PUBREL and PUBCOMP without a reason, of what is in flight. Returns as `_read_publishes` does.
+
+        The packets between PUBREC and PUBCOMP are events only of a durable session, whose owner answers them; of the PUBACKs
+        that came together only the last is one, unless `tells_each`.
+        """
+        awaited = self._outbound.awaited if self._outbound is not None else {}
+        inbound = self._inbound
+        tells_each = self.tells_each or self.is_durable
+        acknowledged = 0
         last = len(data) - 3  # data[at + 3] exists below this
-        while at < last and data[at] == 0x40 and data[at + 1] == 2:
+        while at < last and data[at + 1] == 2:
+            first = data[at]
             packet_id = data[at + 2] << 8 | data[at + 3]
-            if awaited.get(packet_id) is not PubAck:
+            expected = awaited.get(packet_id)
+            if first == 0x40 and expected is PubAck:
+                del awaited[packet_id]
+                acknowledged = packet_id
+                if tells_each:
+                    emit(PubAck(packet_id))
+            elif first == 0x70 and expected is PubComp:
+                del awaited[packet_id]
+                emit(PubComp(packet_id))
+            elif self.is_durable:
                 break
-            del awaited[packet_id]
-            emit(PubAck(packet_id))
+            elif first == 0x50 and expected is PubRec:
+                awaited[packet_id] = PubComp
+                self._out.append((_PUBREL | packet_id).to_bytes(4, "big"))  # [MQTT-4.3.3-4]
+            elif first == 0x62 and inbound.is_answered(packet_id):
+                inbound.complete(packet_id)
+                self._out.append((_PUBCOMP | packet_id).to_bytes(4, "big"))  # [MQTT-4.3.3-11]
+            else:
+                break
             at += 4
+        if acknowledged and not tells_each:
+            emit(PubAck(acknowledged))
         return at
 
     def _frame(self, data: bytes, at: int) -> Frame | None:
@@ -446,7 +480,9 @@ class ServerSession:
         return puback
 
     def _on_pubrec(self, pubrec: PubRec) -> PubRec | None:
-        """Answered with PUBREL [MQTT-4.3.3-4] unless it is an error, which frees the packet id [MQTT-4.4.0-2]."""
+        """Answered with PUBREL [MQTT-4.3.3-4] unless it is an error, which frees the packet id [MQTT-4.4.0-2].
+
+        An event where the owner has something to do: to store it, or to know that the packet id is free."""
         packet_id = pubrec.packet_id
         if self._is_awaited(packet_id, PubRel):
             return None  # the owner is storing the first one: its `release` answers both
@@ -461,6 +497,7 @@ class ServerSession:
             self._await(packet_id, PubRel)
         else:
             self.release(packet_id)
+            return None
         return pubrec
 
     def _on_pubcomp(self, pubcomp: PubComp) -> PubComp | None:
@@ -481,7 +518,8 @@ class ServerSession:
             del self._outbound.awaited[packet_id]
 
     def _on_pubrel(self, pubrel: PubRel) -> PubRel | None:
-        """Answered with PUBCOMP [MQTT-4.3.3-11]. The event says that the packet id need not be kept any longer."""
+        """Answered with PUBCOMP [MQTT-4.3.3-11]. The event tells the owner of a durable session that the packet id need not
+        be kept any longer."""
         packet_id = pubrel.packet_id
         inbound = self._inbound
         if inbound.is_waiting(packet_id | EXACTLY_ONCE):
@@ -493,7 +531,7 @@ class ServerSession:
             return pubrel if inbound.release(packet_id) else None
         inbound.complete(packet_id)
         self._queue(PubComp(packet_id))
-        return pubrel
+        return None
 
     def _on_subscribe(self, subscribe: Subscribe) -> Subscribe:
         limits = self._limits
@@ -668,15 +706,35 @@ class ServerSession:
         count = len(packet_ids)
         if self.phase is not Phase.CONNECTED:
             return  # the connection ended while the stream was storing them
-        if waiting[:count] == packet_ids and inbound.is_in_order:
+        if not inbound.is_in_order:
+            settled = 0
+        elif waiting[:count] == packet_ids:
             del waiting[:count]
+            settled = count
             if count == 1:  # what most devices have under way; a third of the cost of the general form
                 self._out.append((_PUBACK | packet_ids[0]).to_bytes(4, "big"))
             else:
                 self._out.append(struct.pack(f">{count}I", *[_PUBACK | packet_id for packet_id in packet_ids]))
         else:
-            for packet_id in packet_ids:
-                self.acknowledge(packet_id)
+            settled = self._acknowledge_both(packet_ids)
+        for packet_id in packet_ids[settled:]:
+            self.acknowledge(packet_id)
+
+    def _acknowledge_both(self, packet_ids: list[int]) -> int:
+        """The same where some are QoS 2. Returns how many were settled: not those that overtake another."""
+        inbound = self._inbound
+        receipts = []
+        for waiting, packet_id in zip(inbound.waiting, packet_ids, strict=False):
+            if waiting == packet_id:
+                receipts.append(_PUBACK | packet_id)
+            elif waiting == packet_id | EXACTLY_ONCE:
+                receipts.append(_PUBREC | packet_id)
+                inbound.answered += 1
+            else:
+                break
+        del inbound.waiting[: len(receipts)]
+        self._out.append(struct.pack(f">{len(receipts)}I", *receipts))
+        return len(receipts)
 
     def acknowledge(self, packet_id: int, reason: int = 0, reason_string: str | None = None) -> None:
         """Settles one publish with PUBACK (QoS 1) or PUBREC (QoS 2); without effect once the connection has ended.
