@@ -22,7 +22,7 @@ demo: setup ## The same, with a fleet of simulated devices
 	@exec $(BIN)/headwater up --home $(HOME_DIR) --demo $(DEMO_DEVICES) $(ARGS)
 
 test: lint ## All tests, after the linters
-	@scripts/system-packages.sh chromium mosquitto mosquitto-clients
+	@scripts/system-packages.sh chromium mosquitto mosquitto-clients gcc libc6-dev libmosquitto-dev
 	@scripts/node-packages.sh
 	@scripts/test.sh
 

@@ -39,7 +39,22 @@ class Format(StrEnum):
 
 @app.callback()
 def devices() -> None:
-    """Import and export devices; list, show, suspend, resume and decommission them; see what happened to one."""
+    """Create, import and export devices; list, show, suspend, resume and decommission them; see what happened to one."""
+
+
+@app.command(epilog='Example:  eval "$(headwater devices create thermometer-1)"')
+def create(
+    name: str = typer.Argument(help="Your own name for it, unique in the tenant: its external id."),
+    profile: str = typer.Option("default", help="What it measures and which topics it uses."),
+    url: str = URL,
+    token: str = TOKEN,
+    home: Path = HOME,
+) -> None:
+    """Create a device with a token, and print both as lines that a shell takes. The token is shown this once."""
+    client = connect(url, token, home)
+    device = client.json("POST", "/devices", {"external_id": name, "profile": profile})
+    credential = client.json("POST", f"/devices/{device['id']}/credentials", {})
+    print(f"export DEVICE={device['id']}\nexport TOKEN={credential['password']}")
 
 
 @app.command("import", epilog="Example:  headwater devices import fleet.csv --credentials fleet.credentials")

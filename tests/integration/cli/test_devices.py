@@ -80,6 +80,18 @@ async def test_import_writes_credentials_that_work(served: Served, tmp_path: Pat
         assert str(principal.device_id) == client_id
 
 
+async def test_one_device_and_its_token(served: Served) -> None:
+    printed = (await served.run("create", "pump-1")).output
+    said = re.fullmatch(r"export DEVICE=(\S+)\nexport TOKEN=(\S+)\n", printed)
+    assert said is not None, printed
+    principal = await TokenAuthenticator(served.database, SystemClock()).authenticate(Presented(said[1], said[2].encode()))
+    assert principal is not None
+    assert (principal.external_id, str(principal.device_id)) == ("pump-1", said[1])
+    assert "resource.conflict" in (await served.run("create", "pump-1", expect=1)).output
+    assert "reference.unknown" in (await served.run("create", "pump-2", "--profile", "none", expect=1)).output
+    assert (await served.run("list")).output.split("\t")[1] == "pump-1"
+
+
 async def test_import_again(served: Served, tmp_path: Path) -> None:
     fleet, out = tmp_path / "fleet.ndjson", tmp_path / "out"
     fleet.write_bytes(b"".join(msgspec.json.encode({"external_id": f"d{n}"}) + b"\n" for n in range(3)))
