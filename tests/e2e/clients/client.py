@@ -112,5 +112,6 @@ def settle(future: asyncio.Future[Any], result: Any = None, error: Exception | N
         return
     if error is not None:
         future.set_exception(error)
+        future.exception()  # for whoever waits; where nobody does, it is no error that it was not looked at
     else:
         future.set_result(result)
