@@ -92,9 +92,12 @@ def test_it_is_for_this_machine_only(tmp_path: Path, host: str) -> None:
     assert not (tmp_path / "home").exists()
 
 
-async def test_a_gateway_by_itself_says_no_too() -> None:
-    named = {"HEADWATER_GATEWAY_HOST": "0.0.0.0", "HEADWATER_GATEWAY_ANONYMOUS_TENANT": "main"}
-    with pytest.raises(AnonymousNotLoopback, match="HEADWATER_GATEWAY_HOST"):
+@pytest.mark.parametrize(
+    ("setting", "value", "said"), [("HOST", "0.0.0.0", "HEADWATER_GATEWAY_HOST"), ("PROXY_PROTOCOL", "1", "balancer")]
+)
+async def test_a_gateway_by_itself_says_no_too(setting: str, value: str, said: str) -> None:
+    named = {f"HEADWATER_GATEWAY_{setting}": value, "HEADWATER_GATEWAY_ANONYMOUS_TENANT": "main"}
+    with pytest.raises(AnonymousNotLoopback, match=said):
         await gateway.run(settings.read(named), asyncio.Event())
 
 

@@ -14,7 +14,7 @@ from headwater.app import readiness
 from headwater.app.connections import connect_nats
 from headwater.app.metrics import Figure, serve_metrics
 from headwater.app.process import collect_rarely
-from headwater.app.settings import GatewaySettings, Settings, SettingsInvalid, networks, require, require_loopback
+from headwater.app.settings import GatewaySettings, Settings, SettingsInvalid, check_anonymous, networks, require
 from headwater.clock import SystemClock
 from headwater.database.session import Database, open_pool
 from headwater.device.anonymous import AnonymousAuthenticator
@@ -48,8 +48,7 @@ log = structlog.get_logger(__name__)
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve devices until `stop`; then stop accepting, store what was received, say good-bye."""
-    if settings.gateway.anonymous_tenant:
-        require_loopback(settings.gateway.host, "HEADWATER_GATEWAY_HOST")
+    check_anonymous(settings.gateway)
     async with AsyncExitStack() as stack:
         gateway_id = uuid7()
         clock = SystemClock()

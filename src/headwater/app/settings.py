@@ -226,6 +226,15 @@ def require_loopback(host: str, said_by: str) -> None:
         )
 
 
+def check_anonymous(gateway: GatewaySettings) -> None:
+    """Raises AnonymousNotLoopback where a gateway would let in without a credential who is not on this machine."""
+    if not gateway.anonymous_tenant:
+        return
+    require_loopback(gateway.host, "HEADWATER_GATEWAY_HOST")
+    if gateway.proxy_protocol:
+        raise AnonymousNotLoopback("anonymous access is for this machine only: not behind a balancer that says who comes")
+
+
 def require(value: str, variable: str) -> str:
     """The value, or an error that says which variable to set."""
     if not value:
