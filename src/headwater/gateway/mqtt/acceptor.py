@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ BACKLOG = 4_096
 """Connections that the kernel may keep waiting for us during a storm; net.core.somaxconn must allow it."""
 ACCEPTS_AT_ONCE = 64
 """Before others in this loop have their turn."""
+HANDSHAKES_A_TURN = 2
+"""Of the loop. Our half of one takes about a millisecond, for which everybody else waits; a flood of them that were begun at
+once held up devices for 100 ms."""
 CANNOT_ACCEPT_S = 1.0
 """How long to wait where the process, or the machine, has no file or no memory for another connection."""
 _RESET = struct.pack("ii", 1, 0)
@@ -78,6 +82,7 @@ class Acceptor:
         self._sockets: list[socket.socket] = []
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._welcomes: set[asyncio.Task[None]] = set()
+        self._turnstile = _Turnstile()
         self.accepted_total = 0
         self.refused_total: dict[str, int] = {}
         """by stage"""
@@ -161,6 +166,7 @@ class Acceptor:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
                 await _first_byte(accepted)
+                await self._turnstile.pass_through()
         except _Refused as error:
             self._refuse(visitor, error.refusal)
             _reset(accepted)
@@ -238,6 +244,38 @@ class _Refused(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.detail)
         self.refusal = refusal
+
+
+class _Turnstile:
+    """Lets HANDSHAKES_A_TURN through in each turn of the loop, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._left = HANDSHAKES_A_TURN
+        self._turns = False
+
+    async def pass_through(self) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._turns:
+            self._turns = True
+            loop.call_soon(self._turn)
+        if self._left > 0 and not self._waiting:
+            self._left -= 1
+            return
+        mine = loop.create_future()
+        self._waiting.append(mine)
+        await mine
+
+    def _turn(self) -> None:
+        self._left = HANDSHAKES_A_TURN
+        while self._waiting and self._left:
+            first = self._waiting.popleft()
+            if not first.done():  # it has not been cancelled meanwhile
+                first.set_result(None)
+                self._left -= 1
+        self._turns = bool(self._waiting)
+        if self._turns:
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 async def _first_byte(accepted: socket.socket) -> None:
