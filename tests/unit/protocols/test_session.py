@@ -255,6 +255,15 @@ def test_a_maximum_qos_is_for_publishes_only() -> None:  # [MQTT-3.2.2-10]
     assert session.receive(encode_packet(wish, 5), 0.0) == [wish]
 
 
+@pytest.mark.parametrize(("maximum", "wrong"), [(0, 1), (0, 2), (1, 2)])
+def test_the_maximum_qos_holds_for_a_topic_that_was_seen_before(maximum: int, wrong: int) -> None:  # [MQTT-3.2.2-11]
+    session = connected(5, Limits(maximum_qos=maximum))
+    packets = [Publish("a", b"", 0), Publish("a", b"", 0), Publish("a", b"", wrong, packet_id=1)]
+    events = session.receive(b"".join(encode_packet(packet, 5) for packet in packets), 0.0)
+    assert [type(event) for event in events] == [Publish, Publish, ProtocolFailed]
+    assert sent(session)[-1].reason == 0x9B
+
+
 def test_accept_refuses_what_would_break_the_standard() -> None:
     session = ServerSession(Limits())
     with pytest.raises(LocalProtocolError):

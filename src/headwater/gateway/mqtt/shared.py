@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 import nats.errors
+import nats.js.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -45,6 +46,8 @@ PULLED_MAX = 8
 PULL_S = 5.0
 ACKS_PENDING_MAX = 1_000
 """Batches of one group under way on all gateways."""
+UNUSED_S = 1.0
+"""Between two looks at whether anybody uses a group."""
 TRANSIENT_S = 60.0
 """A group without members that outlive their connections ends so long after its last pull."""
 
@@ -102,6 +105,7 @@ class Group:
         self._taken: dict[int, list[int]] = {}
         """QoS 2 messages that were given to somebody: sequence -> indices"""
         self._outlives = False
+        self._is_closed = False
 
     # -- members --------------------------------------------------------------------------------------------------------
 
@@ -127,7 +131,7 @@ class Group:
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise Unavailable("the shared subscription cannot be made now; try again") from error
         if self._pulling is None:
-            self._pulling = asyncio.ensure_future(self._pull_for_ever())
+            self._pulling = asyncio.ensure_future(self._pull())
 
     def join(self, delivery: Delivery, subscription: StoredSubscription) -> None:
         self.members[delivery] = subscription
@@ -152,33 +156,50 @@ class Group:
 
     async def close(self) -> None:
         """The last member has left this gateway."""
-        if self._pulling is not None:
-            self._pulling.cancel()
+        self._is_closed = True
+        self._room.set()
         for task in list(self._working):
             task.cancel()
         for pulled in list(self._open):
             with contextlib.suppress(nats.errors.Error):
                 await pulled.stored.nak()
         try:
-            await self._stop_pulling()
+            await self._take_request_back()
             if self._fleeting is not None:
                 await self._fleeting.unsubscribe()
-            if not self._outlives and not (await self._jetstream.consumer_info(MESSAGE_STREAM, self.name)).num_waiting:
+        except (nats.errors.Error, TimeoutError, OSError) as error:  # it ends by itself
+            log.info("share_not_closed", error=repr(error))
+
+    async def end_if_unused(self) -> None:
+        """The last member on any gateway may have left: what is published from now on is for nobody. A gateway with members
+        has a request or a batch at the consumer, but for the moment between two of them: one look does not tell."""
+        if self._outlives:
+            return
+        try:
+            first = await self._looked_at()
+            await asyncio.sleep(UNUSED_S)
+            if first is not None and await self._looked_at() == first:
                 await self._jetstream.delete_consumer(MESSAGE_STREAM, self.name)
+        except nats.js.errors.NotFoundError:
+            return  # another gateway has ended it
         except (nats.errors.Error, TimeoutError, OSError) as error:  # it ends by itself
             log.info("share_not_ended", error=repr(error))
 
-    async def _stop_pulling(self) -> None:
-        """Take the request back that lies with the server, and give back at once what it has brought meanwhile: else the
-        next messages of the group would come here, and to nobody before ACK_WAIT_S is over."""
-        if self._puller is None:
-            return
-        await self._puller.unsubscribe()
-        arrived = self._puller._sub._pending_queue
-        while not arrived.empty():
-            message = arrived.get_nowait()
-            if message.reply.startswith("$JS.ACK."):  # the rest says how requests ended
-                await message.nak()
+    async def _looked_at(self) -> int | None:
+        """How much the group has been given so far; None = somebody is there."""
+        info = await self._jetstream.consumer_info(MESSAGE_STREAM, self.name)
+        if info.num_waiting or info.num_ack_pending:
+            return None
+        return info.delivered.consumer_seq if info.delivered is not None else 0
+
+    async def _take_request_back(self) -> None:
+        """Take the request back that lies with the server: else the next message of the group would come here, and to nobody
+        before ACK_WAIT_S is over. What is on its way here by now, `_pull` gives back; it ends with its request and is not
+        cancelled, because a message that it was just being handed would be lost with it."""
+        if self._puller is not None:
+            # As `unsubscribe` does, which would drop what is on its way.
+            await self._nats._send_unsubscribe(self._puller._sub._id)
+            await self._nats.flush(timeout=5)
 
     # -- at QoS 0 -------------------------------------------------------------------------------------------------------
 
@@ -214,17 +235,40 @@ class Group:
 
     # -- from the log ---------------------------------------------------------------------------------------------------
 
-    async def _pull_for_ever(self) -> None:
-        while True:
+    @property
+    def _may_pull(self) -> bool:
+        return len(self._working) < PULLED_MAX and any(map(_takes, self.members))
+
+    async def _pull(self) -> None:
+        await self._pull_while_open()
+        if self._puller is None:
+            return
+        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):  # it goes to others when ACK_WAIT_S is over
+            await self._take_request_back()
+            arrived = self._puller._sub._pending_queue
+            while not arrived.empty():
+                message = arrived.get_nowait()
+                if message.reply.startswith("$JS.ACK."):  # the rest says how requests ended
+                    await message.nak()
+            await self._puller.unsubscribe()
+
+    async def _pull_while_open(self) -> None:
+        while not self._is_closed:
             try:
-                while not self.members or len(self._working) >= PULLED_MAX or not any(map(_takes, self.members)):
+                if not self._may_pull:
                     self._room.clear()
                     await self._room.wait()
+                    continue
                 if self._puller is None:
                     self._puller = await self._jetstream.pull_subscribe_bind(self.name, MESSAGE_STREAM)
                     self._taken = (await self._noted())[1]
                 for message in await self._puller.fetch(1, timeout=PULL_S):
-                    task = asyncio.ensure_future(self._work(_Pulled(message)))
+                    if self._is_closed:
+                        await message.nak()
+                        continue
+                    pulled = _Pulled(message)
+                    self._open.add(pulled)
+                    task = asyncio.ensure_future(self._work(pulled))
                     self._working.add(task)
                     task.add_done_callback(self._worked)
             except (nats.errors.TimeoutError, TimeoutError):
@@ -233,6 +277,15 @@ class Group:
                 log.warning("share_not_pulled", error=repr(error))
                 self._puller = None
                 await asyncio.sleep(1)
+                if not self._is_closed:
+                    await self._open_again()
+
+    async def _open_again(self) -> None:
+        """Whoever was away from NATS for long may find that the group has ended."""
+        try:
+            await self.open(self._outlives)
+        except DomainError as error:
+            log.warning("share_not_opened", error=repr(error))
 
     def _worked(self, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
@@ -242,7 +295,6 @@ class Group:
 
     async def _work(self, pulled: _Pulled) -> None:
         """Give its messages to members, and acknowledge it when all of them are done with."""
-        self._open.add(pulled)
         taken = set(self._taken.get(pulled.sequence, ()))
         if pulled.stored.metadata.num_delivered > 1:  # what another gateway noted is not in our memory
             taken |= set((await self._noted())[1].get(pulled.sequence, ()))
@@ -352,6 +404,7 @@ class SharedSubscriptions:
         self._nats = client
         self._progress = KeyedStream(client, SESSION_STREAM)
         self._groups: dict[tuple[UUID, Share], Group] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def join(self, tenant_id: UUID, share: Share, delivery: Delivery, subscription: StoredSubscription) -> None:
         """Returns when nothing that is published from now on passes the group by. Raises Unavailable."""
@@ -372,3 +425,6 @@ class SharedSubscriptions:
         if not group.members:
             del self._groups[tenant_id, share]
             await group.close()
+            ending = asyncio.ensure_future(group.end_if_unused())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)

@@ -160,9 +160,9 @@ class ServerSession:
         """What to publish once the connection has ended; None after a normal DISCONNECT. [MQTT-3.1.2-8], [MQTT-3.1.2-10]"""
         self.authentication_method: str | None = None
         self.is_durable = False
+        """Set by the owner, before `accept`, of a session that outlives its connection: see the module's third invariant."""
         self.tells_each = False
         """Every PUBACK is an event; without, one of those that came together, which says that there is room again."""
-        """Set by the owner, before `accept`, of a session that outlives its connection: see the module's third invariant."""
         self._turn = Turn.NOBODY
         self._form = 0x30
         self._in_flight_max = limits.send_maximum
@@ -240,6 +240,8 @@ class ServerSession:
 
         Returns where the first other packet stands, or the first that is incomplete or may be wrong: `_take` judges.
         """
+        if self._limits.maximum_qos < 2:
+            return at  # a QoS may be wrong, too
         topics = self._topics
         topic = topics.name
         topic_wire = topics.wire
