@@ -30,11 +30,11 @@ log = structlog.get_logger(__name__)
 
 BACKLOG = 4_096
 """Connections that the kernel may keep waiting for us during a storm; net.core.somaxconn must allow it."""
-ACCEPTS_AT_ONCE = 64
+ACCEPTS_AT_ONCE = 16
 """Before others in this loop have their turn."""
-HANDSHAKES_A_TURN = 2
-"""Of the loop. Our half of one takes about a millisecond, for which everybody else waits; a flood of them that were begun at
-once held up devices for 100 ms."""
+HANDSHAKE_PAUSE_S = 0.001
+"""Between two TLS handshakes that begin. Our half of one takes about as long, for which everybody else waits, and a PUBACK
+takes several turns of the loop; a flood of handshakes that were begun at once held up devices for 100 ms."""
 CANNOT_ACCEPT_S = 1.0
 """How long to wait where the process, or the machine, has no file or no memory for another connection."""
 _RESET = struct.pack("ii", 1, 0)
@@ -247,35 +247,30 @@ class _Refused(Exception):
 
 
 class _Turnstile:
-    """Lets HANDSHAKES_A_TURN through in each turn of the loop, in the order in which they came."""
+    """Lets one through, and then devices have the loop for HANDSHAKE_PAUSE_S before the next."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._left = HANDSHAKES_A_TURN
-        self._turns = False
+        self._is_shut = False
 
     async def pass_through(self) -> None:
         loop = asyncio.get_running_loop()
-        if not self._turns:
-            self._turns = True
-            loop.call_soon(self._turn)
-        if self._left > 0 and not self._waiting:
-            self._left -= 1
+        if not self._is_shut:
+            self._is_shut = True
+            loop.call_later(HANDSHAKE_PAUSE_S, self._turn)
             return
         mine = loop.create_future()
         self._waiting.append(mine)
         await mine
 
     def _turn(self) -> None:
-        self._left = HANDSHAKES_A_TURN
-        while self._waiting and self._left:
+        while self._waiting:
             first = self._waiting.popleft()
-            if not first.done():  # it has not been cancelled meanwhile
+            if not first.done():  # it has not gone meanwhile
                 first.set_result(None)
-                self._left -= 1
-        self._turns = bool(self._waiting)
-        if self._turns:
-            asyncio.get_running_loop().call_soon(self._turn)
+                asyncio.get_running_loop().call_later(HANDSHAKE_PAUSE_S, self._turn)
+                return
+        self._is_shut = False
 
 
 async def _first_byte(accepted: socket.socket) -> None:

@@ -36,6 +36,7 @@ PATIENCE_S = 3.0
 STUCK_SHARE = 8
 """Nobody is pushed out while an eighth of the places come free by themselves each second: then it is a storm, whose
 handshakes are slow because there are so many, and the next ones can wait."""
+PUSH_OUTS_AT_ONCE = 4
 PAUSE_S = 0.05
 """How soon a full house is looked at again."""
 BREATH_S = 0.005
@@ -259,6 +260,8 @@ class Door:
         self._came_free = 0
         self._counted_since = now()
         self._is_stuck = False
+        # As many as grow too old in a second: they came in a rush, and must not go, and let the next ones in, in another.
+        self._push_outs = TokenBucket(max(1, rules.connecting_max) / PATIENCE_S, PUSH_OUTS_AT_ONCE, now())
         self._by_host: dict[str, OrderedDict[Visitor, None]] = {}
         self._paces: Recent[str, TokenBucket] = Recent()
         self._credentials = BackOff(CREDENTIAL)
@@ -287,8 +290,11 @@ class Door:
         rules, now = self._rules, self._now()
         if rules.waiting_max and self._waiting >= max(1, rules.waiting_max // 2):
             return PAUSE_S
-        if rules.connecting_max and len(self._connecting) >= rules.connecting_max and not self._may_push_out(now):
-            return PAUSE_S
+        if rules.connecting_max and len(self._connecting) >= rules.connecting_max:
+            if not self._may_push_out(now):
+                return PAUSE_S
+            if (wait_s := self._push_outs.wait_s(now)) > 0:
+                return max(wait_s, BREATH_S)
         wait_s = self._pace.wait_s(now) if self._pace is not None else 0.0
         return max(wait_s, BREATH_S) if wait_s > 0 else 0.0
 
@@ -307,6 +313,7 @@ class Door:
         if self._pace is not None:
             self._pace.take()
         while self._rules.connecting_max and len(self._connecting) >= self._rules.connecting_max:
+            self._push_outs.take()
             self._push_out(next(iter(self._connecting)), "took too long while others waited")
         visitor = Visitor(address, now)
         self._connecting[visitor] = None
