@@ -24,11 +24,23 @@ from headwater.app.engines.ports import free_port
 from headwater.app.role_programs import prefixed
 from headwater.app.settings import Settings
 from headwater.database import roles
-from headwater.stream.topology import DEAD_STREAM, LIVE_STREAM, MESSAGE_STREAM, UPLINK_STREAM
+from headwater.stream.topology import (
+    DEAD_STREAM,
+    LIVE_STREAM,
+    MESSAGE_STREAM,
+    RETAINED_STREAM,
+    SESSION_STREAM,
+    TIMELINE_STREAM,
+    UPLINK_STREAM,
+)
+from headwater.testing.bench.installation import METRICS
+from headwater.testing.load import Credentials
 from tests.chaos.account import settle
 from tests.chaos.devices import Fleet, fleet
 from tests.chaos.roles import Role
-from tests.chaos.world import headwater, register, what_they_said
+from tests.chaos.sessions import Publisher, Subscriber
+from tests.chaos.waiting import until
+from tests.chaos.world import DEVICES, headwater, register, what_they_said
 from tests.support.balancer import balancer
 from tests.support.engines import TestPostgres, in_a_loop_of_its_own, postgres_server
 from tests.support.nats_cluster import SERVERS, Cluster, nats_cluster
@@ -37,9 +49,13 @@ LANES = PARTITIONS = 64
 """As in production."""
 DATABASE_CONNECTIONS = 300
 """One a lane and one a partition, and as many while they change hands; pools."""
-STREAMS = (UPLINK_STREAM, DEAD_STREAM, LIVE_STREAM, MESSAGE_STREAM)
+STREAMS = (
+    UPLINK_STREAM, DEAD_STREAM, LIVE_STREAM, MESSAGE_STREAM, SESSION_STREAM, RETAINED_STREAM, TIMELINE_STREAM,
+)  # fmt: skip
 FORMED_S = 60.0
 ROUND_MESSAGES = 1_000
+QUALITIES = (1, 2, 2)
+TALK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ class Site:
     roles: dict[str, Role]
     settings: Settings
     fleet: Fleet
+    talk: Talk
 
     async def leader(self) -> str:
         """Of UPLINK, as soon as there is one and all its replicas are current."""
@@ -104,6 +121,7 @@ async def test_a_cluster_loses_a_leader_a_gateway_and_a_worker(directory, databa
 
         await kill_the_leader(it)
         await it.fleet.finish()
+        await it.talk.finish()
         await settle(it.settings, it.fleet)
         assert await it.replicas() == dict.fromkeys(STREAMS, SERVERS)
         assert [role.stop() for role in it.roles.values()] == [0] * len(it.roles)
@@ -115,6 +133,60 @@ async def kill_the_leader(it: Site) -> None:
     await it.fleet.acknowledges(ROUND_MESSAGES)
     leader.start()
     await it.leader()
+
+
+class Talk:
+    """Pairs of a publisher and a subscriber with sessions, one of each QoS."""
+
+    def __init__(self, port: int, credentials: list[Credentials]) -> None:
+        self._publishers = []
+        self._subscribers = []
+        for number, qos in enumerate(QUALITIES):
+            topic = f"talk/{number}"
+            self._publishers.append(Publisher(f"p{number}", port, credentials.pop(), topic=topic, qos=qos))
+            self._subscribers.append(Subscriber(f"s{number}", port, credentials.pop(), topic_filter=topic, qos=qos))
+        self._clients = [*self._publishers, *self._subscribers]
+        self._running = [asyncio.create_task(client.run()) for client in self._clients]
+        self._speaking = asyncio.create_task(self._speak())
+
+    async def _speak(self) -> None:
+        for subscriber in self._subscribers:
+            await subscriber.subscribed.wait()
+        while True:
+            for publisher in self._publishers:
+                publisher.publish()
+            await asyncio.sleep(TALK_S)
+
+    async def finish(self) -> None:
+        """Everything that was published has come, in its order; at QoS 2 once."""
+        self._speaking.cancel()
+        pairs = list(zip(self._publishers, self._subscribers, strict=True))
+
+        def missing() -> list[int]:
+            return [publisher.sent - len(set(subscriber.got.get(publisher.name, ()))) for publisher, subscriber in pairs]
+
+        await until(lambda: all(p.is_done for p in self._publishers) and not any(missing()), FORMED_S, missing)
+        assert not [task.exception() for task in self._running if task.done()]
+        for publisher, subscriber in pairs:
+            got = subscriber.got[publisher.name]
+            assert publisher.sent > 100
+            assert list(dict.fromkeys(got)) == list(range(publisher.sent)), "in their order"
+            assert publisher.qos == 1 or len(got) == publisher.sent, "once"
+
+    async def stop(self) -> None:
+        self._speaking.cancel()
+        for client in self._clients:
+            client.stop()
+        await asyncio.gather(*self._running, self._speaking, return_exceptions=True)
+
+
+@asynccontextmanager
+async def talking(port: int, credentials: list[Credentials]) -> AsyncIterator[Talk]:
+    talk = Talk(port, credentials)
+    try:
+        yield talk
+    finally:
+        await talk.stop()
 
 
 @asynccontextmanager
@@ -133,13 +205,16 @@ async def site(directory: Path, database_server: TestPostgres) -> AsyncIterator[
             stack.callback(role.kill)
         await asyncio.gather(*(role.start() for role in running.values()))
         url = f"http://127.0.0.1:{made.api.http_port}"
-        credentials = await register(directory, url, access["admin_token"])
+        profile = {"metrics": METRICS, "publish": ["talk/#"], "subscribe": ["talk/#"]}
+        credentials = await register(directory, url, access["admin_token"], DEVICES + 2 * len(QUALITIES), profile)
+        talkers = [credentials.popitem()[1] for _ in range(2 * len(QUALITIES))]
         ports = [int(role.environment["HEADWATER_GATEWAY_MQTT_PORT"]) for role in running.values() if role.role == "gateway"]
         port = await stack.enter_async_context(balancer(ports))
         devices = await stack.enter_async_context(fleet(port, credentials))
+        talk = await stack.enter_async_context(talking(port, talkers))
         await devices.acknowledges(ROUND_MESSAGES)
         try:
-            yield Site(cluster, running, made, devices)
+            yield Site(cluster, running, made, devices, talk)
         except BaseException as error:
             error.add_note(what_they_said(directory))
             raise

@@ -63,6 +63,26 @@ async def last_sequence(nats: Client, stream: str, subject: str) -> int:
     return last[0].sequence if last else 0
 
 
+async def next_at_leader(nats: Client, stream: str, subject: str, sequence: int) -> int:
+    """The sequence of the first message of exactly this subject from `sequence` on, as the stream's leader has it; 0 = none.
+
+    Direct gets are answered by any replica, and one may be behind: where nothing is found that should be there, ask here.
+    Raises ReadFailed.
+    """
+    request = msgspec.json.encode({"seq": max(1, sequence), "next_by_subj": subject})
+    try:
+        answer = await nats.request(f"$JS.API.STREAM.MSG.GET.{stream}", request, timeout=ANSWER_S)
+    except (NATSError, TimeoutError) as error:
+        raise ReadFailed(f"the stream {stream} did not answer within {ANSWER_S:.0f} s") from error
+    said = msgspec.json.decode(answer.data)
+    problem = said.get("error")
+    if problem is None:
+        return int(said["message"]["seq"])
+    if problem.get("code") == 404:
+        return 0
+    raise ReadFailed(f"the stream {stream} answered with {problem}")
+
+
 async def _ask(nats: Client, stream: str, request: dict[str, Any]) -> list[StoredMessage]:
     inbox = nats.new_inbox()
     subscription = await nats.subscribe(inbox)

@@ -12,7 +12,7 @@ from uuid import UUID
 from nats.aio.client import Client
 
 from headwater.stream import subjects
-from headwater.stream.direct_get import last_sequence, read_from
+from headwater.stream.direct_get import ReadFailed, last_sequence, next_at_leader, read_from
 from headwater.stream.envelope import Message, decode_messages
 from headwater.stream.topology import MESSAGE_STREAM
 
@@ -29,17 +29,23 @@ class MessageLog:
     def __init__(self, client: Client) -> None:
         self._nats = client
 
-    async def read(self, tenant_id: UUID, sequence: int, batches: int) -> list[LoggedBatch]:
-        """Up to `batches` from `sequence` on, ascending. Fewer = there are no more. Raises ReadFailed."""
-        found = await read_from(self._nats, MESSAGE_STREAM, subjects.message(tenant_id), sequence, batches)
+    async def read(self, tenant_id: UUID, sequence: int, batches: int, *, known: int = 0) -> list[LoggedBatch]:
+        """Up to `batches` from `sequence` on, ascending. Fewer = there are no more.
+
+        known   a sequence of the tenant's that was seen: if nothing is found although it is not behind, the log does not
+                keep it any more
+        Raises  ReadFailed, also where the replica that answers is behind
+        """
+        subject = subjects.message(tenant_id)
+        found = await read_from(self._nats, MESSAGE_STREAM, subject, sequence, batches)
+        if not found and known >= sequence and await next_at_leader(self._nats, MESSAGE_STREAM, subject, sequence):
+            raise ReadFailed("a replica of the log is behind")
         return [LoggedBatch(stored.sequence, decode_messages(stored.data)) for stored in found]
 
-    async def find(self, tenant_id: UUID, place: Place) -> Message | None:
-        """None = the stream does not keep it any more. Raises ReadFailed."""
-        found = await self.read(tenant_id, place[0], 1)
-        if not found or found[0].sequence != place[0] or len(found[0].messages) <= place[1]:
-            return None
-        return found[0].messages[place[1]]
+    async def find(self, tenant_id: UUID, sequence: int) -> LoggedBatch | None:
+        """A batch that was in the log. None = it is not kept any more. Raises ReadFailed."""
+        found = await self.read(tenant_id, sequence, 1, known=sequence)
+        return found[0] if found and found[0].sequence == sequence else None
 
     async def end(self, tenant_id: UUID) -> int:
         """The sequence of the newest batch; 0 = there is none. Raises ReadFailed."""

@@ -26,7 +26,7 @@ class Log:
         self.asked = 0
         self.comes: Callable[[], Awaitable[None]]
 
-    async def read(self, tenant_id: UUID, sequence: int, batches: int) -> list[LoggedBatch]:
+    async def read(self, tenant_id: UUID, sequence: int, batches: int, *, known: int = 0) -> list[LoggedBatch]:
         self.asked += 1
         if self.asked == 1:
             await self.comes()

@@ -39,7 +39,7 @@ QUEUE_BYTES_MAX = 1 << 20
 """The same of their payloads."""
 READ_BATCHES = 32
 """Of the log in one question."""
-READ_AGAIN_S = 1.0
+READ_AGAIN_S = 0.5
 WRITE_BUFFER_BYTES_MAX = 256 * 1024
 """A client that does not read what it is sent gets nothing more."""
 NOTHING: Place = (0, 0)
@@ -359,7 +359,9 @@ class Delivery:
             while self.connection.alive and self.lagging and self.queue is not None and not self._is_full:
                 handed_out = self.space.place  # what comes while the log is asked may be in neither of its answers
                 try:
-                    batches = await self.space.log.read(self.space.tenant_id, self.place[0], READ_BATCHES)
+                    batches = await self.space.log.read(
+                        self.space.tenant_id, self.place[0], READ_BATCHES, known=handed_out[0] - 1
+                    )
                 except DomainError as error:
                     log.warning("log_not_read", error=repr(error))
                     await asyncio.sleep(READ_AGAIN_S)

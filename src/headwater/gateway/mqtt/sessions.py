@@ -157,8 +157,8 @@ class Sessions:
         found: dict[int, Message] = {}
         unreleased = [each for each in pending if not each.released]
         for sequence in sorted({each.sequence for each in unreleased if each.sequence}):
-            batches = await self._log.read(tenant_id, sequence, 1)
-            messages = batches[0].messages if batches and batches[0].sequence == sequence else []
+            batch = await self._log.find(tenant_id, sequence)
+            messages = batch.messages if batch is not None else []
             for each in unreleased:
                 if each.sequence == sequence and each.index < len(messages):
                     found[each.packet_id] = messages[each.index]

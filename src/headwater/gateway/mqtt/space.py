@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 TURN_DELIVERIES = 2_000
 """After so many others get their turn: some 5 ms."""
 REPAIR_BATCHES = 64
-REPAIR_AGAIN_S = 1.0
+REPAIR_AGAIN_S = 0.5
 PENDING_BYTES_MAX = 32 << 20
 """What may wait for this gateway in memory; what NATS drops beyond it is read from the log."""
 
@@ -107,7 +107,7 @@ class Space:
             while True:
                 seen = self._seen  # what comes while the log is asked may not be in its answer
                 try:
-                    batches = await self.log.read(self.tenant_id, self.place[0], REPAIR_BATCHES)
+                    batches = await self.log.read(self.tenant_id, self.place[0], REPAIR_BATCHES, known=seen)
                 except DomainError as error:
                     log.warning("messages_not_read", tenant=self.tenant_id.hex, error=repr(error))
                     await asyncio.sleep(REPAIR_AGAIN_S)
