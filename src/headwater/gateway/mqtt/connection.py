@@ -27,6 +27,7 @@ from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import WRITE_BUFFER_BYTES_MAX, Delivery
 from headwater.gateway.mqtt.hang_up import hang_up
 from headwater.gateway.mqtt.kept_session import KeptSession
+from headwater.gateway.mqtt.messages import message_of
 from headwater.gateway.mqtt.routes import Ordinary, Route, decoder_named, resolve
 from headwater.ingest.errors import PayloadTooLarge
 from headwater.ingest.ports import StreamUnavailable
@@ -353,10 +354,20 @@ class MQTTConnection(asyncio.Protocol):
             error = PayloadTooLarge(f"the message is larger than {meter.message_bytes_max} bytes")
             self._reject(packet, error, time.time_ns() // 1000)
             return
-        if not self._listener.router.publish(self, packet):
+        outbox = self.outbox
+        if outbox is None:
+            outbox = self.outbox = self._listener.router.outbox(self.tenant_id)
+        message = message_of(packet, self.client_key)
+        if packet.retain:
+            self._listener.router.publish_retained(self, packet, message, outbox)
+        elif packet.qos:
+            self._await_stored(outbox.stored.put_message(message), packet)
+        else:
+            outbox.put_fleeting(message)
+        if outbox.stored.full or outbox.fleeting.full:
             self._listener.hold(self)
 
-    def await_message(self, batch: Batch, packet: Publish) -> None:
+    def _await_stored(self, batch: Batch, packet: Publish) -> None:
         """An ordinary message is in this batch: its receipt follows when that is stored."""
         messages = self._messages
         if messages is None or messages.batch is not batch:

@@ -23,7 +23,6 @@ from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.authorisation import may_subscribe, prefix_of
 from headwater.gateway.mqtt.delivery import Delivery, Waiting
 from headwater.gateway.mqtt.figures import FIGURE, TenantFigures
-from headwater.gateway.mqtt.messages import message_of
 from headwater.gateway.mqtt.shared import SharedSubscriptions
 from headwater.gateway.mqtt.space import Space
 from headwater.protocols.mqtt.deliverable import Deliverable
@@ -46,11 +45,9 @@ log = structlog.get_logger(__name__)
 
 SUBSCRIPTIONS_MAX = 100
 """A connection's; a device needs a handful."""
-STORED_GAP_S = 0.002
-"""Shorter than telemetry's: a subscriber waits for it, and publishers for their subscribers. With 6 ms, fan-in in a closed
-loop was a quarter slower."""
-FLEETING_GAP_S = 0.001
-"""At QoS 0 a batch costs no fsync, and its subscribers wait for it."""
+GAP_S = 0.001
+"""Between two batches: shorter than telemetry's, because subscribers wait for them, and publishers for their subscribers.
+With 6 ms, fan-in in a closed loop was a quarter slower."""
 RECONNECTED_S = 0.5
 """How soon after NATS is back what was missed is read."""
 RETAIN_UNDER_WAY_MAX = 1_000
@@ -69,8 +66,8 @@ class Outbox:
         self, tenant_id: UUID, publisher: Publisher, core: CorePublisher, hand_out: Callable[[list[Message]], None]
     ) -> None:
         # One at a time: of two that are repeated after an outage the second could come first [MQTT-4.6.0-5].
-        self.stored = Batcher(publisher, subjects.message(tenant_id), in_flight_max=1, gap_s=STORED_GAP_S)
-        self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=FLEETING_GAP_S)
+        self.stored = Batcher(publisher, subjects.message(tenant_id), in_flight_max=1, gap_s=GAP_S)
+        self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=GAP_S)
 
         self._hand_out = hand_out
         self._here: list[Message] = []
@@ -304,20 +301,6 @@ class Router:
 
     # -- publishing -----------------------------------------------------------------------------------------------------
 
-    def publish(self, connection: MQTTConnection, packet: Publish) -> bool:
-        """From a client. False = the stream is behind: read no more of it for now."""
-        message = message_of(packet, connection.client_key)
-        outbox = connection.outbox
-        if outbox is None:
-            outbox = connection.outbox = self.outbox(connection.tenant_id)
-        if packet.retain:
-            self._publish_retained(connection, packet, message, outbox)
-        elif packet.qos:
-            connection.await_message(outbox.stored.put_message(message), packet)
-        else:
-            outbox.put_fleeting(message)
-        return not outbox.full
-
     def is_behind(self, tenant_id: UUID) -> bool:
         """More of the tenant's messages wait here than should."""
         outbox = self._outboxes.get(tenant_id)
@@ -334,7 +317,7 @@ class Router:
         else:
             outbox.put_fleeting(message)
 
-    def _publish_retained(self, connection: MQTTConnection, packet: Publish, message: Message, outbox: Outbox) -> None:
+    def publish_retained(self, connection: MQTTConnection, packet: Publish, message: Message, outbox: Outbox) -> None:
         """Acknowledged when the log has it and its topic, too."""
         kept = asyncio.ensure_future(self._keep(connection.tenant_id, message))
         if not packet.qos:
