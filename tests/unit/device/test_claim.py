@@ -28,7 +28,11 @@ TOKEN = secrets.mint(secrets.DEVICE, ROW).text
         (TOKEN.upper(), "x", NO_CLAIM),
         (None, None, NO_CLAIM),
     ],
-)
+    ids=[
+        "both", "another name", "token as password", "token as user name", "a token of another platform", "no password",
+        "swapped", "damaged", "upper case", "nothing",
+    ],
+)  # fmt: skip
 def test_a_claim_names_and_never_proves(username: str | None, password: str | None, claim: Claim) -> None:
     made = Presented(username, None if password is None else password.encode()).claim()
     assert made == claim
