@@ -94,7 +94,8 @@ def test_masking(data: bytes, mask: bytes) -> None:
         (b"\x09\x80" + bytes(4), 1002),  # a ping in fragments
         (b"\x82\xff" + (FRAME_BYTES_MAX + 1).to_bytes(8, "big") + bytes(4), 1009),
         (b"\x82\xff" + bytes([255] * 8) + bytes(4), 1009),
-    ],    ids=[
+    ],
+    ids=[
         "text", "unmasked", "a continuation of nothing", "fragments", "compressed", "reserved", "a large ping",
         "a fragmented ping", "too large", "far too large",
     ],
