@@ -79,7 +79,6 @@ class SessionRecord(msgspec.Struct, array_like=True):
     client_id: str
     device: bytes
     owner: bytes
-    epoch: int
     connected: bool
     expiry_s: int
     sequence: int = 0

@@ -49,7 +49,7 @@ def reaper_of(client: Client, store: SessionStore) -> SessionReaper:
 
 def record_of(owner: UUID, client_id: str, **fields: Any) -> SessionRecord:
     given: dict[str, Any] = {"connected": True, "expiry_s": 600} | fields
-    return SessionRecord(TENANT.bytes, client_id, uuid7().bytes, owner.bytes, 1, **given)
+    return SessionRecord(TENANT.bytes, client_id, uuid7().bytes, owner.bytes, **given)
 
 
 def will(topic: str, **fields: Any) -> StoredWill:

@@ -103,7 +103,8 @@ class Admission:
         self._slots = asyncio.Semaphore(UNDER_WAY_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_client: dict[ClientKey, MQTTConnection] = {}
-        self._by_device: dict[UUID, list[MQTTConnection]] = {}
+        self._by_device: dict[UUID, dict[MQTTConnection, None]] = {}
+        """in the order of their epochs: most have one, and the anonymous device every connection there is"""
         self._entering: dict[ClientKey, asyncio.Lock] = {}
         self._endings: dict[ClientKey, asyncio.Task[None]] = {}
         self._announcements: list[tuple[bytes, str, int]] = []
@@ -152,7 +153,6 @@ class Admission:
         self, connection: MQTTConnection, connect: Connect, client_id: str, principal: Principal, last_word: bytes | None
     ) -> None:
         connection.client_id, connection.client_key = client_id, subjects.client_key(client_id)
-        connection.epoch = self._next_epoch()
         await self.end_local(principal.tenant_id, client_id, connect.clean_start)
         opened = await self._sessions.open(connection, connect, principal, self._will_of(connection, principal))
         if opened.earlier_will is not None:
@@ -220,8 +220,9 @@ class Admission:
             connection.flush()
 
     def _enter(self, connection: MQTTConnection, connect: Connect, principal: Principal) -> None:
+        connection.epoch = self._next_epoch()
         self._by_client[principal.tenant_id, connection.client_id] = connection
-        self._by_device.setdefault(principal.device_id, []).append(connection)
+        self._by_device.setdefault(principal.device_id, {})[connection] = None
         if not self._announcements:
             asyncio.get_running_loop().call_later(ANNOUNCE_S, self._announce)
         self._announcements.append((principal.tenant_id.bytes, connection.client_id, connection.epoch))
@@ -341,7 +342,7 @@ class Admission:
 
     def _say_left(self, connection: MQTTConnection, principal: Principal) -> None:
         others = self._by_device[principal.device_id]
-        others.remove(connection)
+        del others[connection]
         if not others:
             del self._by_device[principal.device_id]
         connection.sequence += 1
@@ -351,7 +352,7 @@ class Admission:
                 reason=connection.ended or Ended.CONNECTION_LOST, detail=connection.close_reason,
             )  # fmt: skip
             return
-        heir = max(others, key=_epoch)
+        heir = next(reversed(others))
         if heir.epoch < connection.epoch:
             # It goes on where this one stopped: its last word must count more than this one's first.
             heir.epoch, heir.sequence = connection.epoch, max(connection.sequence, heir.sequence)
@@ -361,7 +362,7 @@ class Admission:
         devices = list(self._by_device)
         for start in range(0, len(devices), RECHECK_CHUNK):
             for device_id in devices[start : start + RECHECK_CHUNK]:
-                connection = max(self._by_device.get(device_id, ()), key=_epoch, default=None)
+                connection = next(reversed(self._by_device.get(device_id, {})), None)
                 if connection is not None and connection.connect is not None and connection.principal is not None:
                     connection.sequence += 2
                     self._say_connected(connection, connection.connect, connection.principal)
@@ -486,7 +487,3 @@ def _cap(session_expiry_s: int) -> int | None:
 def _message_part(will: Will) -> Properties | None:
     """A will's properties, without the one that says when to publish it."""
     return msgspec.structs.replace(will.properties, will_delay_s=None) if will.properties is not EMPTY else None
-
-
-def _epoch(connection: MQTTConnection) -> int:
-    return connection.epoch

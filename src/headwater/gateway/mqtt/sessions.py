@@ -137,7 +137,7 @@ class Sessions:
         if opened.present:
             opened.subscriptions, opened.pending = record.subscriptions, record.pending
             opened.messages = await self._messages_of(tenant_id, record.pending)
-        record.owner, record.epoch, record.connected = self._gateway_id.bytes, comer.connection.epoch, True
+        record.owner, record.connected = self._gateway_id.bytes, True
         record.expiry_s, record.will, record.will_at = comer.expiry_s, comer.will, 0
         revision = await self._store.save(record, stored.revision)
         opened.kept = KeptSession(self._store, comer.connection, record, revision)
@@ -148,7 +148,7 @@ class Sessions:
         end = await self._log.end(comer.principal.tenant_id) if comer.expiry_s else 0
         return SessionRecord(
             tenant=comer.principal.tenant_id.bytes, client_id=comer.connection.client_id,
-            device=comer.principal.device_id.bytes, owner=b"", epoch=0, connected=True, expiry_s=0,
+            device=comer.principal.device_id.bytes, owner=b"", connected=True, expiry_s=0,
             sequence=end + 1, published=end,
         )  # fmt: skip
 
