@@ -13,7 +13,18 @@ from tests.support.engines import DatabaseURLs
 from tests.support.gateways import Device, Gateway, add_device, eventually, running_gateway
 from tests.support.packet_client import Closed, PacketClient
 
-from headwater.protocols.mqtt import Disconnect, Properties, PubAck, PubComp, Publish, PubRec, PubRel, Will
+from headwater.protocols.mqtt import (
+    Disconnect,
+    Properties,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    Subscribe,
+    Subscription,
+    Will,
+)
 from headwater.stream import subjects
 
 OPEN = {"publish": ["#"], "subscribe": ["#"]}
@@ -263,3 +274,31 @@ async def test_a_narrower_profile_ends_what_it_no_longer_allows(
     await speaker.publish("b", b"still", 1)
     assert (await client.take()).payload == b"still"
     assert await client.silent()
+
+
+async def test_a_client_may_come_back_while_messages_flow(gateways: Two, device: Device) -> None:
+    steady = await PacketClient.open(gateways[0], device, "steady")
+    await steady.subscribe("flow/#", qos=1)
+    speaker = await PacketClient.open(gateways[1], device, "speaker")
+    stop, sent = asyncio.Event(), 0
+
+    async def speak() -> None:
+        nonlocal sent
+        while not stop.is_set():
+            await speaker.publish("flow/0", b"", 0)
+            await speaker.publish("flow/1", str(sent).encode(), 1)
+            sent += 1
+
+    speaking = asyncio.create_task(speak())
+    for _ in range(20):
+        client = await PacketClient.open(gateways[0], device, "client", clean_start=False, session_expiry_s=600)
+        await client.send(Subscribe(1, (Subscription("flow/0", 1), Subscription("flow/1", 0))))
+        await client.abort()
+    stop.set()
+    await speaking
+    got: list[int] = []
+    while len(got) < sent:
+        message = await steady.take()
+        if message.qos:
+            got.append(int(message.payload))
+    assert got == list(range(sent))

@@ -44,8 +44,14 @@ class Connection:
         self.session.accept(0.0)
         self.session.take_outgoing()
 
+    client_id = "listener"
+    closed_with = 0
+
     def flush(self) -> None:
         pass
+
+    def close(self, reason: int, _detail: str) -> None:
+        self.closed_with = reason
 
     def messages(self) -> list[Any]:
         return PacketReader().feed(self.session.take_outgoing())
@@ -83,3 +89,25 @@ async def test_a_space_that_repairs_itself_hands_out_what_comes_meanwhile() -> N
     await eventually(lambda: space._repairing is None, "it has caught up")
     assert connection.messages() == [Publish("t", b"x", 1, packet_id=1)]
     assert space.place == (6, 0)
+
+
+async def test_one_client_that_cannot_be_served_keeps_nothing_from_the_others() -> None:
+    _, space, delivery, connection = subscribed()
+    broken = Connection()
+    other = Delivery(broken, space, None)
+    space.subscribers.insert(other, StoredSubscription("t", 1))
+    broken.session.disconnect(0x8B)  # and nobody has taken it out of the space
+    await space._hand_out([MESSAGE, MESSAGE], 5)
+    assert [message.payload for message in connection.messages()] == [b"x", b"x"]
+    assert (connection.closed_with, broken.closed_with) == (0, 0x89)
+    assert space.place == (6, 0)
+    assert delivery.connection is connection
+
+
+async def test_nothing_is_sent_before_the_connack() -> None:
+    _, space, _, connection = subscribed()
+    connection.session = ServerSession(Limits(), 0.0)
+    connection.session.receive(encode_packet(Connect("listener")), 0.0)
+    await space._hand_out([Message("t", b"x", 0)], 0)
+    assert connection.closed_with == 0
+    assert connection.session.take_outgoing() == b""

@@ -23,6 +23,7 @@ from headwater.gateway.mqtt.messages import deliverable_of
 from headwater.gateway.mqtt.targets import Target
 from headwater.protocols.mqtt.deliverable import Deliverable
 from headwater.protocols.mqtt.errors import PacketTooLarge, WouldBlock
+from headwater.protocols.mqtt.session import Phase
 from headwater.stream.envelope import Message
 from headwater.stream.message_log import Place
 from headwater.stream.session_store import Pending, StoredSubscription
@@ -144,11 +145,12 @@ class Delivery:
 
     def _send_now(self, deliverable: Deliverable, retain: bool, identifiers: tuple[int, ...]) -> None:
         """At QoS 0."""
-        if not self.connection.has_room:
+        session = self.connection.session
+        if not self.connection.has_room or session.phase is not Phase.CONNECTED:  # a session that resumes has no CONNACK yet
             self.dropped += 1
             return
         try:
-            self.connection.session.deliver(deliverable, 0, retain=retain, identifiers=identifiers)
+            session.deliver(deliverable, 0, retain=retain, identifiers=identifiers)
         except PacketTooLarge:
             self.dropped += 1
 

@@ -16,6 +16,7 @@ import structlog
 from nats.aio.client import Client
 
 from headwater.errors import DomainError
+from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import Delivery
 from headwater.gateway.mqtt.messages import deliverable_of
 from headwater.gateway.mqtt.targets import Subscribers
@@ -141,7 +142,11 @@ class Space:
             if deliverable is None:
                 continue
             for delivery, target in by_delivery.items():
-                delivery.offer(deliverable, message, target, sequence, index)
+                try:
+                    delivery.offer(deliverable, message, target, sequence, index)
+                except Exception:  # one client's trouble, which must not keep the others' messages from them
+                    log.exception("delivery_failed", client_id=delivery.connection.client_id[:100])
+                    delivery.connection.close(reasons.SERVER_BUSY, "a message could not be delivered")
             touched.update(by_delivery)
             count += len(by_delivery)
             if count > TURN_DELIVERIES:
