@@ -39,6 +39,9 @@ BATCH_BYTES_MAX = 512 * 1024
 REMOVED_TTL_S = 1
 """The shortest that NATS knows."""
 PAGE = 256
+COUNTED_S = 10.0
+"""A bound of a hundred thousand may be passed by what comes in so long."""
+COUNTS_MAX = 10_000
 FULL_RETRY_AFTER_S = 60.0
 
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
@@ -94,6 +97,7 @@ class KeyedStream:
         self._puts: list[_Put] = []
         self._busy: set[str] = set()
         self._questions: list[_Question] = []
+        self._counts: dict[str, tuple[float, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._instance = uuid.uuid4().hex[:16]
         self._batch = itertools.count(1)
@@ -257,6 +261,25 @@ class KeyedStream:
         else:
             if not question.done.done():
                 question.done.set_result(found)
+
+    async def count(self, subject: str) -> int:
+        """How many subjects match, up to COUNTED_S ago. Raises ReadFailed."""
+        now = asyncio.get_running_loop().time()
+        counted_at, count = self._counts.get(subject, (-COUNTED_S, 0))
+        if now - counted_at < COUNTED_S:
+            return count
+        config = ConsumerConfig(
+            filter_subject=subject, deliver_policy=DeliverPolicy.LAST_PER_SUBJECT, ack_policy=AckPolicy.NONE,
+            mem_storage=True, num_replicas=1, inactive_threshold=COUNTED_S,
+        )  # fmt: skip
+        try:
+            count = (await self._jetstream.add_consumer(self._stream, config)).num_pending or 0
+        except (TimeoutError, nats.errors.Error) as error:
+            raise ReadFailed(f"the stream {self._stream} did not answer within {ATTEMPT_S:.0f} s") from error
+        if len(self._counts) >= COUNTS_MAX:
+            self._counts.clear()
+        self._counts[subject] = (now, count)
+        return count
 
     async def scan(self, *subjects: str) -> AsyncIterator[StoredMessage]:
         """However many there are: through a consumer, at some ten times the cost of a direct get. Raises ReadFailed."""

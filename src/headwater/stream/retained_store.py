@@ -10,23 +10,33 @@ from uuid import UUID
 
 from nats.aio.client import Client
 
+from headwater.errors import QuotaExceeded
 from headwater.stream import subjects
 from headwater.stream.envelope import Message, decode_message, encode_message
 from headwater.stream.keyed import KeyedStream
 from headwater.stream.topology import RETAINED_STREAM
+
+RETRY_AFTER_S = 60
 
 
 class RetainedStore:
     def __init__(self, client: Client) -> None:
         self._stream = KeyedStream(client, RETAINED_STREAM)
 
-    async def keep(self, tenant_id: UUID, message: Message) -> None:
-        """In place of what the topic had; an empty payload removes that [MQTT-3.3.1-6]. Raises StreamFull,
-        StreamUnavailable."""
+    async def keep(self, tenant_id: UUID, message: Message, count_max: int | None = None) -> None:
+        """In place of what the topic had; an empty payload removes that [MQTT-3.3.1-6].
+
+        count_max  topics that the tenant may have
+        Raises     QuotaExceeded, StreamFull, StreamUnavailable, ReadFailed
+        """
         subject = subjects.retained(tenant_id, message.topic)
         if not message.payload:
             await self._stream.remove(subject)
             return
+        if count_max is not None and await self._stream.count(f"{subjects.RETAINED}.{tenant_id.hex}.>") >= count_max:
+            stored = await self._stream.find(subject)
+            if stored is None or not stored.data:
+                raise QuotaExceeded(f"the tenant may have {count_max} retained messages", retry_after_s=RETRY_AFTER_S)
         ttl_s = None
         if message.expires_at:
             ttl_s = max(1, -(-(message.expires_at - time.time_ns() // 1000) // 1_000_000))

@@ -124,6 +124,10 @@ class SessionStore:
         """Raises Overtaken, StreamFull, StreamUnavailable."""
         await self._stream.remove(subjects.session(UUID(bytes=record.tenant), record.client_id), expected=revision)
 
+    async def count(self, tenant_id: UUID) -> int:
+        """About how many the tenant has. Raises ReadFailed."""
+        return await self._stream.count(f"{subjects.SESSION}.{tenant_id.hex}.>")
+
     async def everything(self) -> AsyncIterator[StoredSession]:
         """Every session of every tenant. Raises ReadFailed."""
         async for stored in self._stream.scan(f"{subjects.SESSION}.>"):

@@ -22,6 +22,10 @@ class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device_bytes_per_s: Ceiling = 67_108_864
     """the same, in bytes of packets"""
     message_bytes_max: Ceiling = 262_144
+    sessions_max: Ceiling = 1_000_000
+    """MQTT sessions that outlive their connections"""
+    retained_max: Ceiling = 100_000
+    """topics with a retained message"""
     metrics_max: Ceiling = 10_000
     """distinct metric names"""
     people_max: Ceiling = 10_000

@@ -12,6 +12,7 @@ import pytest
 from tests.support.engines import DatabaseURLs
 from tests.support.gateways import Device, Gateway, add_device, eventually, running_gateway
 from tests.support.packet_client import Closed, PacketClient
+from tests.support.tenants import TenantFactory
 
 from headwater.protocols.mqtt import (
     Disconnect,
@@ -25,7 +26,7 @@ from headwater.protocols.mqtt import (
     Subscription,
     Will,
 )
-from headwater.stream import subjects
+from headwater.stream import keyed, subjects
 
 OPEN = {"publish": ["#"], "subscribe": ["#"]}
 
@@ -302,3 +303,23 @@ async def test_a_client_may_come_back_while_messages_flow(gateways: Two, device:
         if message.qos:
             got.append(int(message.payload))
     assert got == list(range(sent))
+
+
+async def test_a_tenant_has_so_many_sessions_and_retained_messages(
+    gateways: Two, database_urls: DatabaseURLs, tenant_factory: TenantFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyed, "COUNTED_S", 0.0)
+    tenant_id = await tenant_factory(quotas={"sessions_max": 1, "retained_max": 1})
+    device = await add_device(database_urls.owner, tenant_id, definition=OPEN)
+    first = await PacketClient.open(gateways[0], device, "first", session_expiry_s=600)
+    assert first.connack.reason == 0
+    assert (await PacketClient.open(gateways[1], device, "second", session_expiry_s=600)).connack.reason == 0x97
+    for clean_start in (False, True):
+        again = await PacketClient.open(gateways[1], device, "first", clean_start=clean_start, session_expiry_s=600)
+        assert again.connack.reason == 0
+    client = await PacketClient.open(gateways[0], device, "third")
+    await client.publish("one", b"1", 1, retain=True)
+    await client.publish("one", b"2", 1, retain=True)
+    await client.send(Publish("two", b"x", 1, True, False, 9))
+    assert (await client.expect(PubAck)).reason == 0x97
+    await client.publish("one", b"", 1, retain=True)

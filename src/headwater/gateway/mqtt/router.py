@@ -319,7 +319,8 @@ class Router:
 
     def publish_retained(self, connection: MQTTConnection, packet: Publish, message: Message, outbox: Outbox) -> None:
         """Acknowledged when the log has it and its topic, too."""
-        kept = asyncio.ensure_future(self._keep(connection.tenant_id, message))
+        assert connection.principal is not None
+        kept = asyncio.ensure_future(self._keep(connection.tenant_id, message, connection.principal.quotas.retained_max))
         if not packet.qos:
             outbox.put_fleeting(message)
             connection.answer_later(packet, kept, lambda: None)
@@ -330,9 +331,9 @@ class Router:
         both = asyncio.ensure_future(_both(kept, logged))
         connection.answer_later(packet, both, partial(connection.message_logged, packet, logged))
 
-    async def _keep(self, tenant_id: UUID, message: Message) -> None:
+    async def _keep(self, tenant_id: UUID, message: Message, count_max: int | None = None) -> None:
         async with self._retain_slots:
-            await self._retained.keep(tenant_id, message)
+            await self._retained.keep(tenant_id, message, count_max)
 
     def outbox(self, tenant_id: UUID) -> Outbox:
         outbox = self._outboxes.get(tenant_id)

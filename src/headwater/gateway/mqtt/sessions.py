@@ -20,7 +20,7 @@ import structlog
 from nats.aio.client import Client
 
 from headwater.device.principal import Principal
-from headwater.errors import DomainError, Unavailable
+from headwater.errors import DomainError, QuotaExceeded, Unavailable
 from headwater.gateway.mqtt.kept_session import SNAPSHOT_S, KeptSession
 from headwater.protocols.mqtt.packets import Connect
 from headwater.stream import subjects
@@ -131,7 +131,7 @@ class Sessions:
                 if record is not None:
                     await self._store.remove(record, stored.revision)
                 return opened
-            record = await self._new_record(comer)
+            record = await self._new_record(comer, is_one_more=record is None)
         elif is_dead:
             await self._learn_published(tenant_id, record)
         if opened.present:
@@ -144,8 +144,13 @@ class Sessions:
         self._kept.add(opened.kept)
         return opened
 
-    async def _new_record(self, comer: _Comer) -> SessionRecord:
-        end = await self._log.end(comer.principal.tenant_id) if comer.expiry_s else 0
+    async def _new_record(self, comer: _Comer, *, is_one_more: bool) -> SessionRecord:
+        end = 0
+        if comer.expiry_s:
+            sessions_max = comer.principal.quotas.sessions_max
+            if is_one_more and await self._store.count(comer.principal.tenant_id) >= sessions_max:
+                raise QuotaExceeded(f"the tenant may have {sessions_max} sessions", retry_after_s=60)
+            end = await self._log.end(comer.principal.tenant_id)
         return SessionRecord(
             tenant=comer.principal.tenant_id.bytes, client_id=comer.connection.client_id,
             device=comer.principal.device_id.bytes, owner=b"", connected=True, expiry_s=0,
