@@ -17,7 +17,7 @@ EXACTLY_ONCE = 0x1_0000
 class Inbound:
     """The client's publishes. Receipts leave in the order of arrival [MQTT-4.6.0-2], [MQTT-4.6.0-3].
 
-    waiting   QoS 1 and 2 publishes in their order that have not been sent PUBACK or PUBREC; the session's hot path appends
+    waiting   QoS 1 and 2 publishes in their order that have not been sent PUBACK or PUBREC; protocols/mqtt/plain.py appends
               and cuts here itself
     received  QoS 2 packet ids from PUBLISH to PUBCOMP: what makes a second PUBLISH a repetition [MQTT-4.3.3-10]
     """

@@ -16,13 +16,13 @@ are events, not exceptions (`ProtocolFailed`, behind the events of the packets b
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
 from msgspec.structs import replace
 
+from headwater.protocols.mqtt import plain
 from headwater.protocols.mqtt.decode import Frame, decode_packet, find_frame, read_protocol_level
 from headwater.protocols.mqtt.deliverable import V5, Deliverable, Split
 from headwater.protocols.mqtt.encode import encode_packet
@@ -103,12 +103,6 @@ _AUTH_DUE: Final[Mapping[Turn, int | None]] = {
 }
 _CONNECTED: Final = Phase.CONNECTED
 _READING: Final = (Phase.AWAIT_CONNECT, Phase.CONNECTED)
-_PUBACK: Final = 0x40020000
-_PUBREC: Final = 0x50020000
-_PUBREL: Final = 0x62020000
-_PUBCOMP: Final = 0x70020000
-_SHORT_RECEIPTS: Final = frozenset({0x40, 0x50, 0x62, 0x70})
-_TOPIC_UNKNOWN_BYTES: Final = 1 << 31  # longer than any packet: sends the first publish of a session down the careful path
 _SESSION_NEVER_EXPIRES: Final = 0xFFFF_FFFF  # section 3.1.2.11.2
 _UNSUPPORTED_VERSION: Final = b"\x20\x02\x00\x01"  # in the form of 3.1.1: what a version that we lack reads is unknown
 
@@ -203,7 +197,7 @@ class ServerSession:
         return [ConnectionLost()]
 
     def _read(self, data: bytes, now: float) -> list[Event]:
-        """Plain publishes go through one flat loop (`_read_publishes`), every other packet through `_take`."""
+        """Plain publishes and receipts go through flat loops (protocols/mqtt/plain.py), all others through `_take`."""
         events: list[Event] = []
         emit = events.append
         size = len(data)
@@ -211,9 +205,7 @@ class ServerSession:
         try:
             while at < size and (self.phase in _READING or self._is_authenticating):
                 if self.phase is Phase.CONNECTED:
-                    at = self._read_publishes(data, at, emit)
-                    if at < size and data[at] in _SHORT_RECEIPTS:
-                        at = self._read_receipts(data, at, emit)
+                    at = self._read_plain(data, at, emit)
                     if at == size:
                         break
                 frame = self._frame(data, at)
@@ -235,122 +227,18 @@ class ServerSession:
     def _is_authenticating(self) -> bool:
         return self.phase is Phase.AWAIT_ACCEPT and self.authentication_method is not None
 
-    def _read_publishes(self, data: bytes, at: int, emit: Callable[[Event], None]) -> int:
-        """Publishes without DUP, RETAIN and properties, to a topic seen before, parsed in place.
-
-        Returns where the first other packet stands, or the first that is incomplete or may be wrong: `_take` judges.
-        """
-        if self._limits.maximum_qos < 2:
-            return at  # a QoS may be wrong, too
-        topics = self._topics
-        topic = topics.name
-        topic_wire = topics.wire
-        topic_bytes = len(topic_wire) or _TOPIC_UNKNOWN_BYTES
-        known_topics = topics.known or {}
-        inbound = self._inbound
-        waiting = inbound.waiting
-        wait = waiting.append
-        waiting_max = self._limits.receive_maximum - inbound.answered
-        starts_with = data.startswith
+    def _read_plain(self, data: bytes, at: int, emit: Callable[[Event], None]) -> int:
         is_v5 = self.protocol_level == 5
-        # A length whose second byte is below this is within the maximum packet size for certain.
-        second_end = min(128, (self._limits.packet_bytes_max - 130) >> 7)
-        size = len(data)
-        last = size - 2  # data[at + 2] exists below this
-        while at < last:
-            first = data[at]
-            if first != 0x32 and first != 0x30 and first != 0x34:  # noqa: PLR1714 - a tuple costs 30 ns
-                break
-            length = data[at + 1]
-            if length < 128:
-                body = at + 2
-                stop = body + length
-            elif 0 < (second := data[at + 2]) < second_end:
-                body = at + 3
-                stop = body + (length & 127 | second << 7)
-            else:
-                break
-            if stop > size:
-                break
-            if starts_with(topic_wire, body):
-                end = body + topic_bytes
-            elif stop < body + 2:
-                break
-            else:
-                end = body + 2 + (data[body] << 8 | data[body + 1])
-                wire = data[body:end]
-                known = known_topics.get(wire)
-                if known is None:
-                    break
-                topic = topics.name = known
-                topic_wire = topics.wire = wire
-                topic_bytes = len(wire)
-            if first != 0x30:
-                payload = end + 2
-                if payload > stop:
-                    break
-                packet_id = data[end] << 8 | data[end + 1]
-                if packet_id == 0:
-                    break
-                if is_v5:
-                    if payload == stop or data[payload] or len(waiting) >= waiting_max:
-                        break
-                    payload += 1
-                if first == 0x32:
-                    emit(Publish(topic, data[payload:stop], 1, False, False, packet_id, None))
-                    wait(packet_id)
-                elif inbound.begin_exactly_once(packet_id):
-                    emit(Publish(topic, data[payload:stop], 2, False, False, packet_id, None))
-                else:
-                    break
-            else:
-                payload = end
-                if is_v5:
-                    if payload >= stop or data[payload]:
-                        break
-                    payload += 1
-                elif payload > stop:
-                    break
-                emit(Publish(topic, data[payload:stop], 0, False, False, 0, None))
-            at = stop
-        return at
-
-    def _read_receipts(self, data: bytes, at: int, emit: Callable[[Event], None]) -> int:
-        """PUBACK, PUBREC, PUBREL and PUBCOMP without a reason, of what is in flight. Returns as `_read_publishes` does.
-
-        The packets between PUBREC and PUBCOMP are events only of a durable session, whose owner answers them; of the PUBACKs
-        that came together only the last is one, unless `tells_each`.
-        """
-        awaited = self._outbound.awaited if self._outbound is not None else {}
-        inbound = self._inbound
-        tells_each = self.tells_each or self.is_durable
-        acknowledged = 0
-        last = len(data) - 3  # data[at + 3] exists below this
-        while at < last and data[at + 1] == 2:
-            first = data[at]
-            packet_id = data[at + 2] << 8 | data[at + 3]
-            expected = awaited.get(packet_id)
-            if first == 0x40 and expected is PubAck:
-                del awaited[packet_id]
-                acknowledged = packet_id
-                if tells_each:
-                    emit(PubAck(packet_id))
-            elif first == 0x70 and expected is PubComp:
-                del awaited[packet_id]
-                emit(PubComp(packet_id))
-            elif self.is_durable:
-                break
-            elif first == 0x50 and expected is PubRec:
-                awaited[packet_id] = PubComp
-                self._out.append((_PUBREL | packet_id).to_bytes(4, "big"))  # [MQTT-4.3.3-4]
-            elif first == 0x62 and inbound.is_answered(packet_id):
-                inbound.complete(packet_id)
-                self._out.append((_PUBCOMP | packet_id).to_bytes(4, "big"))  # [MQTT-4.3.3-11]
-            else:
-                break
-            at += 4
-        if acknowledged and not tells_each:
-            emit(PubAck(acknowledged))
+        at = plain.read_publishes(
+            data, at, emit, topics=self._topics, inbound=self._inbound, limits=self._limits, is_v5=is_v5
+        )
+        if at < len(data) and data[at] in plain.SHORT_RECEIPTS:
+            awaited = self._outbound.awaited if self._outbound is not None else {}
+            tells_each = self.tells_each or self.is_durable
+            at = plain.read_receipts(
+                data, at, emit, inbound=self._inbound, awaited=awaited, out=self._out, is_durable=self.is_durable,
+                tells_each=tells_each,
+            )  # fmt: skip
         return at
 
     def _frame(self, data: bytes, at: int) -> Frame | None:
@@ -703,40 +591,13 @@ class ServerSession:
 
     def acknowledge_many(self, packet_ids: list[int]) -> None:
         """Settles publishes with reason 0x00. Fastest for the oldest ones, QoS 1, in their order: so batches come back."""
-        inbound = self._inbound
-        waiting = inbound.waiting
-        count = len(packet_ids)
         if self.phase is not Phase.CONNECTED:
             return  # the connection ended while the stream was storing them
-        if not inbound.is_in_order:
-            settled = 0
-        elif waiting[:count] == packet_ids:
-            del waiting[:count]
-            settled = count
-            if count == 1:  # what most devices have under way; a third of the cost of the general form
-                self._out.append((_PUBACK | packet_ids[0]).to_bytes(4, "big"))
-            else:
-                self._out.append(struct.pack(f">{count}I", *[_PUBACK | packet_id for packet_id in packet_ids]))
-        else:
-            settled = self._acknowledge_both(packet_ids)
+        settled, receipts = plain.settle_in_order(self._inbound, packet_ids)
+        if receipts:
+            self._out.append(receipts)
         for packet_id in packet_ids[settled:]:
             self.acknowledge(packet_id)
-
-    def _acknowledge_both(self, packet_ids: list[int]) -> int:
-        """The same where some are QoS 2. Returns how many were settled: not those that overtake another."""
-        inbound = self._inbound
-        receipts = []
-        for waiting, packet_id in zip(inbound.waiting, packet_ids, strict=False):
-            if waiting == packet_id:
-                receipts.append(_PUBACK | packet_id)
-            elif waiting == packet_id | EXACTLY_ONCE:
-                receipts.append(_PUBREC | packet_id)
-                inbound.answered += 1
-            else:
-                break
-        del inbound.waiting[: len(receipts)]
-        self._out.append(struct.pack(f">{len(receipts)}I", *receipts))
-        return len(receipts)
 
     def acknowledge(self, packet_id: int, reason: int = 0, reason_string: str | None = None) -> None:
         """Settles one publish with PUBACK (QoS 1) or PUBREC (QoS 2); without effect once the connection has ended.
