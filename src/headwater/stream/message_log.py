@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from nats.aio.client import Client
+from nats.errors import Error as NATSError
 
 from headwater.stream import subjects
 from headwater.stream.direct_get import ReadFailed, last_sequence, next_at_leader, read_from
@@ -46,6 +47,13 @@ class MessageLog:
         """A batch that was in the log. None = it is not kept any more. Raises ReadFailed."""
         found = await self.read(tenant_id, sequence, 1, known=sequence)
         return found[0] if found and found[0].sequence == sequence else None
+
+    async def last(self) -> int:
+        """The sequence of the newest batch of all tenants, as the stream's leader has it. Raises ReadFailed."""
+        try:
+            return int((await self._nats.jetstream().stream_info(MESSAGE_STREAM)).state.last_seq)
+        except (NATSError, TimeoutError) as error:
+            raise ReadFailed("the log did not answer") from error
 
     async def end(self, tenant_id: UUID) -> int:
         """The sequence of the newest batch; 0 = there is none. Raises ReadFailed."""

@@ -27,6 +27,7 @@ from headwater.protocols.mqtt import (
     Will,
 )
 from headwater.stream import keyed, subjects
+from headwater.stream.topology import MESSAGE_STREAM, Topology, ensure
 
 OPEN = {"publish": ["#"], "subscribe": ["#"]}
 
@@ -323,3 +324,30 @@ async def test_a_tenant_has_so_many_sessions_and_retained_messages(
     await client.send(Publish("two", b"x", 1, True, False, 9))
     assert (await client.expect(PubAck)).reason == 0x97
     await client.publish("one", b"", 1, retain=True)
+
+
+async def test_a_session_outlives_the_log(gateways: Two, device: Device, nats_url: str) -> None:
+    client = await PacketClient.open(gateways[0], device, "client", session_expiry_s=600)
+    await client.subscribe("a", qos=1)
+    speaker = await PacketClient.open(gateways[1], device, "speaker")
+    for _ in range(20):
+        await speaker.publish("a", b"before", 1)
+        await client.take()
+    watcher = await PacketClient.open(gateways[0], device, "watcher")
+    await watcher.subscribe("a", qos=1)
+    await speaker.publish("a", b"seen", 1)
+    await client.take()
+    await watcher.take()
+    await client.bye()
+    await speaker.bye()
+    connection = await nats.connect(nats_url)
+    stream = connection.jetstream()
+    await stream.delete_stream(MESSAGE_STREAM)
+    await ensure(stream, Topology())
+    await connection.close()
+    client = await PacketClient.open(gateways[0], device, "client", clean_start=False, session_expiry_s=600)
+    assert client.connack.session_present
+    speaker = await PacketClient.open(gateways[1], device, "speaker")
+    await speaker.publish("a", b"after", 1)
+    assert (await client.take()).payload == b"after"
+    assert (await watcher.take()).payload == b"after"

@@ -217,6 +217,12 @@ class Delivery:
                 sent.append(Waiting(message, None, each.qos, each.retain, each.identifiers, place_of, each.packet_id))
         self.release(sent)
 
+    def begin_anew(self, place: Place) -> None:
+        """The log is another one."""
+        self._skip = NOTHING
+        if self.lagging:
+            self.place = place
+
     def stop(self) -> None:
         """The connection has ended: what comes from now on is the next one's."""
         self.place, self.lagging = self.next_place, True

@@ -225,7 +225,11 @@ class Router:
         record = opened.kept.record if opened.kept is not None else None
         assert record is not None
         delivery = await self._delivery_of(connection)
-        delivery.begin_again(opened.pending, (record.sequence, record.index))
+        place = (record.sequence, record.index)
+        if place > delivery.space.place and record.sequence > (last := await self._log.last()) + 1:
+            log.warning("log_made_anew", client_id=record.client_id[:100], place=place, last=last)
+            place = (last + 1, 0)  # of an earlier log: waiting for it, the client would miss what comes until then
+        delivery.begin_again(opened.pending, place)
         for subscription in opened.subscriptions:
             if not may_subscribe(connection.granted, _filter_of(subscription.topic_filter)):
                 continue  # the profile has changed since

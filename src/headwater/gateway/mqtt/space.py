@@ -48,6 +48,7 @@ class Space:
         self._subscription: Any = None
         self._opened: asyncio.Task[None] | None = None
         self._seen = 0
+        self._heard = 0
         self._repairing: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # of what comes from the log, live or read
 
@@ -87,6 +88,9 @@ class Space:
             await self._hand_out(decode_messages(message.data), 0)
             return
         sequence = int(headers["Nats-Sequence"])
+        if sequence <= self._heard and await self._is_another_log():
+            self._begin_anew(sequence)
+        self._heard = max(self._heard, sequence)
         self._seen = max(self._seen, sequence)
         if not self.place[0] or self._repairing is not None:
             return  # which reads it from the log
@@ -97,6 +101,19 @@ class Space:
                 self.repair()
                 return
             await self._hand_out(decode_messages(message.data), sequence)
+
+    async def _is_another_log(self) -> bool:
+        """A batch came behind a newer one: two leaders may have passed them on, or its sequences began again."""
+        try:
+            return await self.log.last() < self._heard
+        except DomainError:
+            return False
+
+    def _begin_anew(self, sequence: int) -> None:
+        log.warning("log_made_anew", tenant=self.tenant_id.hex, heard=self._heard, sequence=sequence)
+        self._heard, self._seen, self.place = 0, 0, (sequence, 0)
+        for delivery in self.deliveries:
+            delivery.begin_anew(self.place)
 
     def repair(self) -> None:
         """Read what was missed, if anything."""
