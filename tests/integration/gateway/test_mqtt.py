@@ -49,7 +49,7 @@ async def records(client: Client, *kinds: Kind) -> list[Record]:
     jetstream = client.jetstream()
     state = (await jetstream.stream_info(UPLINK_STREAM)).state
     found = []
-    for sequence in range(state.first_seq, state.last_seq + 1):
+    for sequence in range(max(1, state.first_seq), state.last_seq + 1):  # an empty stream begins at 0
         message = await jetstream.get_msg(UPLINK_STREAM, sequence)
         found += [r for r in decode_batch(message.data or b"") if r.kind in kinds]
     return found
