@@ -75,7 +75,7 @@ async def stored(services: APIServices) -> list[Record]:
     assert services.jetstream is not None
     state = (await services.jetstream.stream_info(UPLINK_STREAM)).state
     records: list[Record] = []
-    for sequence in range(state.first_seq, state.last_seq + 1):
+    for sequence in range(max(1, state.first_seq), state.last_seq + 1):
         message = await services.jetstream.get_msg(UPLINK_STREAM, sequence)
         records += decode_batch(message.data or b"")
     return records
