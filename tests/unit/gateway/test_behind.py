@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+import pytest
 from tests.support.gateways import eventually
 
+from headwater.gateway.mqtt import space as space_module
 from headwater.gateway.mqtt.delivery import Delivery
 from headwater.gateway.mqtt.space import Space
 from headwater.protocols.mqtt import Connect, Limits, PacketReader, Publish, ServerSession, encode_packet
@@ -111,3 +114,14 @@ async def test_nothing_is_sent_before_the_connack() -> None:
     await space._hand_out([Message("t", b"x", 0)], 0)
     assert connection.closed_with == 0
     assert connection.session.take_outgoing() == b""
+
+
+async def test_what_is_published_here_keeps_its_order_when_others_have_their_turn_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(space_module, "TURN_DELIVERIES", 0)
+    _, space, _, connection = subscribed()
+    batches = [[Message("t", f"{batch} {n}".encode(), 0) for n in range(3)] for batch in range(3)]
+    await asyncio.gather(*(space.hand_out(batch) for batch in batches))
+    sent = [message.payload for message in connection.messages()]
+    assert sent == [message.payload for batch in batches for message in batch]

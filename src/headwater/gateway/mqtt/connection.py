@@ -364,7 +364,7 @@ class MQTTConnection(asyncio.Protocol):
             self._await_stored(outbox.stored.put_message(message), packet)
         else:
             outbox.put_fleeting(message)
-        if outbox.stored.full or outbox.fleeting.full:
+        if outbox.full:
             self._listener.hold(self)
 
     def _await_stored(self, batch: Batch, packet: Publish) -> None:

@@ -63,7 +63,7 @@ class TenantFigures:
 
     async def serve(
         self, gateway_id: UUID, count: Callable[[], dict[bytes, Counts]], watched: Callable[[], Iterable[UUID]],
-        publish: Callable[[UUID, list[Message]], None],
+        publish: Callable[[UUID, list[Message]], object],
     ) -> None:  # fmt: skip
         async def heard(message: Any) -> None:
             gateway, counts = msgspec.msgpack.decode(message.data, type=tuple[bytes, dict[bytes, Counts]])

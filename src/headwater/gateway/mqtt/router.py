@@ -9,7 +9,7 @@ gateway where the tenant has subscribers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -48,10 +48,16 @@ SUBSCRIPTIONS_MAX = 100
 GAP_S = 0.001
 """Between two batches: shorter than telemetry's, because subscribers wait for them, and publishers for their subscribers.
 With 6 ms, fan-in in a closed loop was a quarter slower."""
+HERE_MAX = 20_000
+"""Messages at QoS 0 that wait for their subscribers on this gateway; beyond it publishers are not read from."""
 RECONNECTED_S = 0.5
 """How soon after NATS is back what was missed is read."""
 RETAIN_UNDER_WAY_MAX = 1_000
 """Retained messages that are being stored; the rest waits, and so does whoever publishes it."""
+
+
+HandOut = Callable[[list[Message]], "asyncio.Task[None] | None"]
+"""None = there is nobody"""
 
 
 class Outbox:
@@ -60,11 +66,9 @@ class Outbox:
     hand_out  takes what is published at QoS 0 to the tenant's subscribers here: NATS does not bring a gateway its own
     """
 
-    __slots__ = ("_hand_out", "_here", "_here_batch", "fleeting", "stored")
+    __slots__ = ("_hand_out", "_here", "_here_batch", "_here_waiting", "fleeting", "stored")
 
-    def __init__(
-        self, tenant_id: UUID, publisher: Publisher, core: CorePublisher, hand_out: Callable[[list[Message]], None]
-    ) -> None:
+    def __init__(self, tenant_id: UUID, publisher: Publisher, core: CorePublisher, hand_out: HandOut) -> None:
         # One at a time: of two that are repeated after an outage the second could come first [MQTT-4.6.0-5].
         self.stored = Batcher(publisher, subjects.message(tenant_id), in_flight_max=1, gap_s=GAP_S)
         self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=GAP_S)
@@ -72,17 +76,27 @@ class Outbox:
         self._hand_out = hand_out
         self._here: list[Message] = []
         self._here_batch: Batch | None = None
+        self._here_waiting = 0
 
     def put_fleeting(self, message: Message) -> None:
         batch = self.fleeting.put_message(message)
         if batch is not self._here_batch:
             self._here_batch, self._here = batch, []
-            batch.waiters.append((_Here(self._hand_out, self._here), []))
+            batch.waiters.append((_Here(self._take_out, self._here), []))
         self._here.append(message)
 
     @property
     def full(self) -> bool:
-        return self.stored.full or self.fleeting.full
+        return self.stored.full or self.fleeting.full or self._here_waiting > HERE_MAX
+
+    def _take_out(self, messages: list[Message]) -> None:
+        taken = self._hand_out(messages)
+        if taken is not None:
+            self._here_waiting += len(messages)
+            taken.add_done_callback(partial(self._taken_out, len(messages)))
+
+    def _taken_out(self, count: int, _taken: asyncio.Task[None]) -> None:
+        self._here_waiting -= count
 
 
 class Router:
@@ -297,11 +311,10 @@ class Router:
     def watched(self) -> list[UUID]:
         return [tenant_id for tenant_id, space in self._spaces.items() if space.subscribers.of(FIGURE).by_delivery]
 
-    def hand_out_here(self, tenant_id: UUID, messages: list[Message]) -> None:
-        """To the tenant's subscribers on this gateway."""
+    def hand_out_here(self, tenant_id: UUID, messages: list[Message]) -> asyncio.Task[None] | None:
+        """To the tenant's subscribers on this gateway, where it has any."""
         space = self._spaces.get(tenant_id)
-        if space is not None:
-            self._spawn(space.hand_out(messages))
+        return self._spawn(space.hand_out(messages)) if space is not None else None
 
     # -- publishing -----------------------------------------------------------------------------------------------------
 
@@ -361,10 +374,11 @@ class Router:
             body = {"topic": packet.topic, "packet_id": packet.packet_id, "code": error.code, "detail": error.detail}
             connection.session.deliver(Deliverable(topic, msgspec.json.encode({**error.fields, **body}), None), 0)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _filter_of(topic_filter: str) -> str:

@@ -51,6 +51,7 @@ class Space:
         self._heard = 0
         self._repairing: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # of what comes from the log, live or read
+        self._turn_here = asyncio.Lock()  # of what was published here at QoS 0
 
     async def open(self) -> None:
         """Returns when nothing that is published from now on is missed. Raises DomainErrors and NATS's; try again then."""
@@ -142,8 +143,9 @@ class Space:
             self._repairing = None
 
     async def hand_out(self, messages: list[Message]) -> None:
-        """What is not in the log, and comes from this gateway itself."""
-        await self._hand_out(messages, 0)
+        """What is not in the log, and comes from this gateway itself: in the order of the calls."""
+        async with self._turn_here:
+            await self._hand_out(messages, 0)
 
     async def _hand_out(self, messages: list[Message], sequence: int) -> None:
         """sequence 0: they are not in the log."""
