@@ -14,6 +14,7 @@ from tests.support.gateways import Device, Gateway, add_device, eventually, runn
 from tests.support.packet_client import Closed, PacketClient
 from tests.support.tenants import TenantFactory
 
+from headwater.gateway.mqtt.router import SUBSCRIPTIONS_MAX
 from headwater.protocols.mqtt import (
     Disconnect,
     Properties,
@@ -42,9 +43,8 @@ async def gateways(database_urls: DatabaseURLs, nats_url: str) -> AsyncIterator[
 
 
 @pytest.fixture
-async def device(database_urls: DatabaseURLs, tenant_factory: object) -> Device:
-    tenant_id = await tenant_factory()  # type: ignore[operator]
-    return await add_device(database_urls.owner, tenant_id, definition=OPEN)
+async def device(database_urls: DatabaseURLs, tenant_factory: TenantFactory) -> Device:
+    return await add_device(database_urls.owner, await tenant_factory(), definition=OPEN)
 
 
 Two = tuple[Gateway, Gateway]
@@ -351,3 +351,12 @@ async def test_a_session_outlives_the_log(gateways: Two, device: Device, nats_ur
     await speaker.publish("a", b"after", 1)
     assert (await client.take()).payload == b"after"
     assert (await watcher.take()).payload == b"after"
+
+
+async def test_a_connection_has_so_many_subscriptions(gateways: Two, device: Device) -> None:
+    client = await PacketClient.open(gateways[0], device, "client")
+    codes = await client.subscribe(*(f"s/{n}" for n in range(SUBSCRIPTIONS_MAX + 5)))
+    assert codes == (1,) * SUBSCRIPTIONS_MAX + (0x97,) * 5
+    assert await client.subscribe("s/0", "one/more", "$share/team/one/more") == (1, 0x97, 0x97)
+    await client.unsubscribe("s/0")
+    assert await client.subscribe("one/more") == (1,)

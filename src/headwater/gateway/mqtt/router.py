@@ -9,7 +9,7 @@ gateway where the tenant has subscribers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -124,7 +124,7 @@ class Router:
         """SUBACK, and then what is retained. Nothing that is published after the SUBACK is missed."""
         identifiers = packet.properties.subscription_identifiers
         identifier = identifiers[0] if identifiers else 0
-        codes = [self._grant(connection, each) for each in packet.subscriptions]
+        codes = self._grant_all(connection, packet.subscriptions)
         granted = [
             StoredSubscription(each.topic_filter, code, each.no_local, each.retain_as_published, identifier)
             for each, code in zip(packet.subscriptions, codes, strict=True)
@@ -195,14 +195,24 @@ class Router:
             if topic_matches(subscription.topic_filter, m.topic)
         ]
 
-    def _grant(self, connection: MQTTConnection, subscription: Subscription) -> int:
-        """The SUBACK code of one subscription."""
+    def _grant_all(self, connection: MQTTConnection, subscriptions: Sequence[Subscription]) -> list[int]:
+        """The SUBACK codes. What was subscribed to before may always be subscribed to again."""
+        delivery = connection.delivery
+        filters = {*connection.shared, *(delivery.subscriptions if delivery is not None else ())}
+        codes = []
+        for each in subscriptions:
+            has_room = each.topic_filter in filters or len(filters) < SUBSCRIPTIONS_MAX
+            codes.append(self._grant(connection, each, has_room=has_room))
+            if codes[-1] < 0x80:
+                filters.add(each.topic_filter)
+        return codes
+
+    def _grant(self, connection: MQTTConnection, subscription: Subscription, *, has_room: bool) -> int:
         is_v5 = connection.session.protocol_level >= 5
         if not may_subscribe(connection.granted, _filter_of(subscription.topic_filter)):
             connection.denied_subscription(subscription.topic_filter)
             return reasons.NOT_AUTHORISED if is_v5 else reasons.UNSPECIFIED
-        count = len(connection.delivery.subscriptions) if connection.delivery is not None else 0
-        if count + len(connection.shared) >= SUBSCRIPTIONS_MAX:
+        if not has_room:
             return reasons.QUOTA_EXCEEDED if is_v5 else reasons.UNSPECIFIED
         return subscription.qos
 
