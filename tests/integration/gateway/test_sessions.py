@@ -112,6 +112,20 @@ async def test_what_was_not_acknowledged_comes_again_under_its_packet_id(gateway
     assert await listener.silent()
 
 
+@pytest.mark.parametrize("retain", [False, True])
+async def test_a_publisher_that_left_at_once_is_known_to_repeat_itself(gateways: Two, device: Device, retain: bool) -> None:
+    listener = await PacketClient.open(gateways[0], device, "listener")
+    await listener.subscribe("a", qos=2)
+    speaker = await PacketClient.open(gateways[0], device, "speaker", session_expiry_s=600)
+    await speaker.send(Publish("a", b"once", 2, retain, packet_id=7))
+    await speaker.abort()  # before it could be stored, or its PUBREC be heard
+    speaker = await PacketClient.open(gateways[1], device, "speaker", clean_start=False, session_expiry_s=600)
+    await speaker.send(Publish("a", b"once", 2, retain, dup=True, packet_id=7))
+    assert (await speaker.expect(PubRec)).packet_id == 7
+    assert (await listener.take()).payload == b"once"
+    assert await listener.silent()
+
+
 async def test_a_publisher_that_comes_back_elsewhere_is_known_to_repeat_itself(gateways: Two, device: Device) -> None:
     listener = await PacketClient.open(gateways[0], device, "listener")
     await listener.subscribe("a", qos=2)

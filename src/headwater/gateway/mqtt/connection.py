@@ -378,11 +378,11 @@ class MQTTConnection(asyncio.Protocol):
             messages.exactly_once.append(packet.packet_id)
             self.kept.publishing()
 
-    def message_logged(self, packet: Publish, logged: asyncio.Future[int]) -> None:
-        """A retained one, which has gone its own way."""
+    def await_logged(self, packet: Publish, logged: asyncio.Future[int]) -> None:
+        """A retained message goes its own way to the log. What is kept of it does not depend on this connection's life."""
         if packet.qos == 2 and self.kept is not None:
-            self.kept.published_at([packet.packet_id], logged.result(), 0)
-        self.stored([packet.packet_id])
+            self.kept.publishing()
+            logged.add_done_callback(partial(_note_logged, self.kept, packet.packet_id))
 
     def stored(self, token: list[int]) -> None:
         """The batch that held these packets is on disk."""
@@ -534,6 +534,13 @@ class MQTTConnection(asyncio.Protocol):
     def tenant_id(self) -> UUID:
         assert self.principal is not None
         return self.principal.tenant_id
+
+
+def _note_logged(kept: KeptSession, packet_id: int, logged: asyncio.Future[int]) -> None:
+    if logged.exception() is None:
+        kept.published_at([packet_id], logged.result(), 1)
+    else:
+        kept.published_at([], 0, 1)
 
 
 _NO_SHARES: dict[str, StoredSubscription] = {}

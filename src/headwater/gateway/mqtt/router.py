@@ -355,8 +355,9 @@ class Router:
         logged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         batch = outbox.stored.put_message(message)
         batch.waiters.append((_Logged(batch, logged), []))
+        connection.await_logged(packet, logged)
         both = asyncio.ensure_future(_both(kept, logged))
-        connection.answer_later(packet, both, partial(connection.message_logged, packet, logged))
+        connection.answer_later(packet, both, partial(connection.stored, [packet.packet_id]))
 
     async def _keep(self, tenant_id: UUID, message: Message, count_max: int | None = None) -> None:
         async with self._retain_slots:
