@@ -116,7 +116,7 @@ class Router:
         self._tasks: set[asyncio.Task[None]] = set()
         self.shared = SharedSubscriptions(nats)
         self.figures = TenantFigures(nats)
-        self.dropped_total = 0
+        self._dropped_before = 0
 
     # -- subscriptions --------------------------------------------------------------------------------------------------
 
@@ -289,7 +289,7 @@ class Router:
             return
         space = delivery.space
         delivery.stop()
-        self.dropped_total += delivery.dropped
+        self._dropped_before += delivery.dropped
         for subscription in delivery.subscriptions.values():
             space.subscribers.remove(delivery, subscription)
         for topic_filter in connection.shared:
@@ -317,6 +317,11 @@ class Router:
         """Messages that this gateway has handed to the tenant's subscribers, since the first of them came."""
         space = self._spaces.get(tenant_id)
         return space.sent_total if space is not None else 0
+
+    @property
+    def dropped_total(self) -> int:
+        """Messages at QoS 0 that subscribers could not take."""
+        return self._dropped_before + sum(each.dropped for space in self._spaces.values() for each in space.deliveries)
 
     def watched(self) -> list[UUID]:
         return [tenant_id for tenant_id, space in self._spaces.items() if space.subscribers.of(FIGURE).by_delivery]
