@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class SessionLost(Exception):
 
 
 @dataclass
-class Client:
+class Client(ABC):
     """One that connects until it is stopped. Children say what to do with a connection."""
 
     name: str
@@ -115,11 +116,11 @@ class Client:
         if self._writer is not None:
             self._writer.transport.abort()
 
-    def connected(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def connected(self) -> None: ...
 
-    def received(self, packet: Packet) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def received(self, packet: Packet) -> None: ...
 
 
 @dataclass

@@ -99,6 +99,7 @@ def _encode_extension(value: object) -> object:
             return msgspec.Raw(bytes(value.data))
         if value.code == EXT_LOCATION:
             return location(bytes(value.data))
+    # What msgspec asks an enc_hook to raise for a type that it does not know.
     raise NotImplementedError(f"a live event cannot hold {type(value).__name__}")
 
 

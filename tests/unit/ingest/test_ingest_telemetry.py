@@ -244,7 +244,7 @@ def test_what_a_profile_remembers_is_bounded() -> None:
     profile = compiled()
     for number in range(3_000):
         assert profile.telemetry(f'{{"m{number}": 1}}'.encode(), NOW_US) == [(NOW_US, {f"m{number}": 1})]
-    cells = dict(zip(profile.telemetry.__code__.co_freevars, profile.telemetry.__closure__, strict=True))  # type: ignore[attr-defined]
+    cells = dict(zip(profile.telemetry.__code__.co_freevars, profile.telemetry.__closure__, strict=True))  # type: ignore[attr-defined]  # a function, declared as a callable
     remembered = cells["remember"].cell_contents
     shapes = dict(zip(remembered.__code__.co_freevars, remembered.__closure__, strict=True))["shapes"].cell_contents
     assert 0 < len(shapes) <= 1_024

@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
@@ -68,16 +68,14 @@ class Waiting(NamedTuple):
         return self.place is not NOTHING and not self.packet_id and self.finished is None
 
 
-class Keeps:
+class Keeps(Protocol):
     """What a delivery needs of the session that outlives it; see gateway/mqtt/kept_session.py."""
 
     def stage(self, action: Callable[[], object]) -> None:
         """Do it once all that is known now is stored."""
-        raise NotImplementedError
 
     def changed(self) -> None:
         """Store it in time."""
-        raise NotImplementedError
 
 
 class Delivery:

@@ -19,7 +19,7 @@ import structlog
 from headwater.device.presence import Ended
 from headwater.errors import DomainError
 from headwater.gateway.mqtt import reasons
-from headwater.gateway.mqtt.delivery import Delivery, Keeps
+from headwater.gateway.mqtt.delivery import Delivery
 from headwater.stream.keyed import Overtaken
 from headwater.stream.session_store import SessionRecord, SessionStore, StoredWill
 
@@ -32,8 +32,10 @@ SNAPSHOT_S = 2.0
 """Ten thousand busy sessions are then some 50 fsyncs a second."""
 
 
-class KeptSession(Keeps):
-    """record    as it was written last, or is about to be
+class KeptSession:
+    """Implements delivery.Keeps.
+
+    record    as it was written last, or is about to be
     revision     of what was written last
     received     the client's QoS 2 packet ids between PUBLISH and PUBREL
     published    its own QoS 2 messages up to this sequence of the log are in `received`, or done with
