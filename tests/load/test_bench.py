@@ -145,6 +145,7 @@ def test_everybody_comes_back_from_a_storm_and_who_stayed_is_served(tmp_path):
     assert all(row["lost"] == 0 and row["latency_ms"]["p50"] > 0 for row in outcome["rows"])
     for side in outcome["figures"]["sides"]:
         assert [(one["connected"], one["missing"]) for one in side["storms"]] == [(200, 0)]
+        assert side["cut_off"] == 0
     assert all(bar["met"] is True for bar in outcome["bars"])
 
 
