@@ -378,6 +378,33 @@ GARBAGE = {
 }
 
 
+ASKED = "02"
+"""of a timer in /proc/net/tcp: keep-alive"""
+
+
+def timer_of(port: int, peer_port: int) -> tuple[str, float]:
+    """What the kernel waits for on our end of a connection, and for how many seconds."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, _, timer, *_ = line.split()
+        if (int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16)) == (port, peer_port):
+            kind, _, ticks = timer.partition(":")
+            return kind, int(ticks, 16) / os.sysconf("SC_CLK_TCK")
+    raise AssertionError(f"no connection of {peer_port} to {port}")
+
+
+async def test_who_gave_no_keep_alive_and_is_gone_is_found_out_by_the_kernel(start: Start, device: Device) -> None:
+    async with start() as ports:
+        gave_none = Connect(
+            client_id="old", protocol_level=4, keep_alive_s=0, username=str(device.id), password=device.token.encode()
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.gateway.mqtt_port)
+        writer.write(encode_packet(gave_none, 4))
+        assert await reader.readexactly(4) == b"\x20\x02\x00\x00"
+        kind, wait_s = timer_of(ports.gateway.mqtt_port, writer.get_extra_info("sockname")[1])
+        assert (kind, 1_700 < wait_s <= 1_800) == (ASKED, True), wait_s
+        writer.close()
+
+
 @pytest.mark.parametrize("garbage", GARBAGE)
 async def test_garbage_ends_the_connection_on_every_port(start: Start, device: Device, garbage: str) -> None:
     async with start() as ports:

@@ -37,6 +37,9 @@ HANDSHAKE_PAUSE_S = 0.001
 takes several turns of the loop; a flood of handshakes that were begun at once held up devices for 100 ms."""
 CANNOT_ACCEPT_S = 1.0
 """How long to wait where the process, or the machine, has no file or no memory for another connection."""
+SILENT_S = 1_800
+"""Then the kernel asks whether the peer is still there: of a client before MQTT 5 that gave no keep-alive nobody would hear
+that it is gone. All others have spoken by then (Limits.keep_alive_s_max)."""
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: whoever is refused gets a reset, and the kernel keeps nothing of it."""
 
@@ -163,7 +166,7 @@ class Acceptor:
         try:
             if self._proxies is not None:
                 await self._hear_proxy(accepted, visitor, self._proxies)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _set_up(accepted)
             if self._tls is not None:
                 await _first_byte(accepted)
                 await self._turnstile.pass_through()
@@ -308,6 +311,12 @@ def _listen(family: int, address: Any) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def _set_up(accepted: socket.socket) -> None:
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_S)
 
 
 def _reset(accepted: socket.socket) -> None:
