@@ -6,9 +6,12 @@ python scripts/settings_reference.py [--check]
 from __future__ import annotations
 
 import ast
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from headwater.app import settings
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/headwater/app/settings.py"
@@ -16,8 +19,9 @@ TARGET = ROOT / "docs/reference/settings.md"
 HEAD = """# Settings
 
 Environment variables, read once when a process starts. `headwater up` sets those that its children need by itself;
-`headwater run`, `headwater migrate` and `headwater doctor` take them from you. Made from `headwater/app/settings.py` by
-`scripts/settings_reference.py`.
+`headwater run`, `headwater migrate` and `headwater doctor` take them from you. A value that cannot be is refused at start;
+a variable that is nearly one of these is named in the log, and by `headwater doctor`. Made from `headwater/app/settings.py`
+by `scripts/settings_reference.py`.
 
 | variable | default | meaning |
 |---|---|---|
@@ -49,6 +53,7 @@ def _prefix(node: ast.ClassDef) -> str:
 
 
 def _rows_of(node: ast.ClassDef, prefix: str) -> Iterator[str]:
+    defaults = {field.name: _default(field) for field in dataclasses.fields(getattr(settings, node.name))}
     for position, field in enumerate(node.body):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
@@ -56,20 +61,17 @@ def _rows_of(node: ast.ClassDef, prefix: str) -> Iterator[str]:
             continue
         follows = node.body[position + 1] if position + 1 < len(node.body) else None
         meaning = " ".join(str(follows.value.value).split()) if _is_text(follows) else ""
-        yield f"| `{prefix}{field.target.id.upper()}` | {_default(field.value)} | {meaning} |\n"
+        yield f"| `{prefix}{field.target.id.upper()}` | {defaults[field.target.id]} | {meaning} |\n"
 
 
 def _is_text(node: ast.stmt | None) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _default(value: ast.expr) -> str:
-    text = ast.unparse(value)
-    if text.startswith("field(default_factory=lambda:"):
+def _default(field: dataclasses.Field[object]) -> str:
+    if field.default is dataclasses.MISSING:
         return "host name and pid"
-    if text.startswith("field(default="):
-        text = text.removeprefix("field(default=").split(",")[0]
-    return "" if text in {"''", '""'} else f"`{text.strip(chr(39))}`"
+    return "" if field.default == "" else f"`{field.default}`"
 
 
 if __name__ == "__main__":

@@ -160,11 +160,12 @@ def check_others_are_refused(up: Installation, directory: Path) -> None:
     same_home = cli("up", "--home", str(up.home), "--http-port", "1", "--mqtt-port", "2", "--ingest-port", "3")
     assert same_home.returncode == 1
     assert "[home.in_use]" in same_home.stderr
-    others = [word for name in ("mqtt", "mqtts", "ws", "wss", "ingest") for word in (f"--{name}-port", str(free_port()))]
-    same_port = cli("up", "--home", str(directory / "other"), "--http-port", str(up.ports["http"]), *others)
+    others = [word for name in ("mqtts", "ws", "wss", "ingest") for word in (f"--{name}-port", str(free_port()))]
+    taken = ("--http-port", str(up.ports["http"]), "--mqtt-port", str(up.ports["mqtt"]))
+    same_port = cli("up", "--home", str(directory / "other"), *taken, *others)
     assert same_port.returncode == 1
     assert "[port.taken]" in same_port.stderr
-    assert "--http-port" in same_port.stderr
+    assert f"port {up.ports['http']} (--http-port), {up.ports['mqtt']} (--mqtt-port):" in same_port.stderr
 
 
 def check_every_child_comes_back(up: Installation, ready: dict[str, Any]) -> None:

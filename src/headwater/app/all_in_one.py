@@ -252,11 +252,11 @@ class AllInOne:
 
     def _check_ports(self) -> None:
         ports = self._ports()
-        for option, port in ports.items():
-            if not is_free(port, self._options.host):
-                raise PortTaken(
-                    f"something listens on {self._options.host}:{port} already: stop it, or choose another {option}"
-                )
+        host = self._options.host
+        taken = {option: port for option, port in ports.items() if not is_free(port, host)}
+        if taken:
+            said = ", ".join(f"{port} ({option})" for option, port in taken.items())
+            raise PortTaken(f"something listens on {host} already, port {said}: stop it, or choose other ports")
         if len(set(ports.values())) < len(ports):
             raise PortTaken(f"{', '.join(ports)} must differ")
 

@@ -21,7 +21,7 @@ from headwater.app.engine_checks import check_nats, connect_database, nats_once
 from headwater.app.engines.ports import is_free
 from headwater.app.home import Home
 from headwater.app.home_settings import read
-from headwater.app.settings import Settings
+from headwater.app.settings import Settings, misspelt
 from headwater.database.migrate import pending
 from headwater.errors import DomainError
 from headwater.stream.topology import streams
@@ -77,6 +77,13 @@ ADVICE = {
     "engine.refused": "correct user, password or database name in the setting",
     "settings.invalid": "set it, or name a home in which `headwater up` has run",
 }
+
+
+async def variables(_subject: Subject) -> Finding | None:
+    said = misspelt()
+    if not said:
+        return None
+    return Finding("settings.unknown", "; ".join(said), "correct its name: it has no effect as it is")
 
 
 async def ports(subject: Subject) -> Finding | None:
@@ -211,4 +218,4 @@ def _has_engines(subject: Subject) -> bool:
     return bool(named) and not at_rest
 
 
-CHECKS: tuple[Check, ...] = (clock, files, disk, ports, children, database, stream)
+CHECKS: tuple[Check, ...] = (variables, clock, files, disk, ports, children, database, stream)

@@ -20,7 +20,7 @@ import uvloop
 from headwater.app import logs
 from headwater.app.engine_checks import wait_for_engines
 from headwater.app.program import EXIT_CONFIG
-from headwater.app.settings import Settings, read
+from headwater.app.settings import Settings, misspelt, read
 from headwater.errors import DomainError, Unavailable
 
 EXIT_UNAVAILABLE = 69
@@ -42,6 +42,8 @@ def run_role(role: str) -> int:
         return EXIT_CONFIG
     name = {"gateway": settings.gateway.name, "worker": settings.worker.name}.get(role, role)
     logs.configure(settings.log_level, settings.log_format, process=name)
+    for said in misspelt():
+        log.warning("setting_unknown", reason=said)
     files = raise_file_limit()
     log.info("role_starting", role=role, files_max=files)
     try:

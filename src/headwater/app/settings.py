@@ -6,18 +6,36 @@ The unit is in the name. `headwater up` sets the same variables for its children
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 from headwater.errors import DomainError
 from headwater.stream.topology import GIB, Topology
 
 PREFIX = "HEADWATER_"
 PRIVATE_NETWORKS = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"
+COMMANDS_OWN = ("HEADWATER_HOME", "HEADWATER_URL", "HEADWATER_TOKEN")
+"""Variables that options of commands read."""
+
+
+class Range(NamedTuple):
+    """What a number may be, both ends included."""
+
+    least: float
+    most: float
+
+
+Port = Annotated[int, Range(0, 65_535)]
+Bound = Annotated[int, Range(0, 1 << 31)]
+"""0 = none"""
+Switch = Annotated[int, Range(0, 1)]
+Interval = Annotated[float, Range(0.01, 86_400)]
+Lanes = Annotated[int, Range(1, 1_024)]
 
 
 class SettingsInvalid(DomainError):
@@ -42,7 +60,8 @@ class DatabaseSettings:
     """of headwater_operator; API servers need it for the platform operator's plane"""
     owner_url: str = ""
     """of the owner of the schema; only `headwater migrate` needs it"""
-    pool_size_max: int = 8
+    pool_size_max: Annotated[int, Range(1, 1_000)] = 8
+    """connections of one process to PostgreSQL; a worker has one for each of its lanes and partitions besides"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +71,17 @@ class NATSSettings:
     url: str = ""
     """one or several, separated by commas"""
     user: str = ""
+    """with the password; both empty where NATS asks for none"""
     password: str = field(default="", repr=False)
-    lanes: int = 4
-    partitions: int = 4
-    replicas: int = 1
-    uplink_bytes_max: int = 8 * GIB
+    lanes: Lanes = 4
+    """so many subjects for record batches, each written by the gateways of that lane and read by one worker at a time; fixed
+    with the stream"""
+    partitions: Lanes = 4
+    """the same for what says whether devices are connected; fixed with the stream"""
+    replicas: Annotated[int, Range(1, 5)] = 1
+    """servers that have each message: 3 in a cluster of three"""
+    uplink_bytes_max: Annotated[int, Range(1 << 20, 1 << 60)] = 8 * GIB
+    """the backlog that fits while PostgreSQL is away, on each server; beyond it devices are not acknowledged"""
 
     @property
     def servers(self) -> list[str]:
@@ -77,19 +102,24 @@ class GatewaySettings:
     """HEADWATER_GATEWAY_*"""
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    """in logs, and to NATS"""
     host: str = "127.0.0.1"
-    mqtt_port: int = 1883
-    """0 = off, as for the next three"""
-    mqtts_port: int = 8883
+    """the address that all ports of devices listen on; 0.0.0.0 = all of IPv4, empty = all"""
+    mqtt_port: Port = 1883
+    """MQTT over TCP; 0 = off, as for the next three. Several processes may have the same ports"""
+    mqtts_port: Port = 8883
     """MQTT over TLS; off without a certificate"""
-    ws_port: int = 8083
+    ws_port: Port = 8083
     """MQTT over WebSocket, at /mqtt"""
-    wss_port: int = 8084
+    wss_port: Port = 8084
     """the same over TLS; off without a certificate"""
-    http_port: int = 8081
-    lane: int = -1
+    http_port: Port = 8081
+    """HTTP ingest, and /v1/health"""
+    lane: Annotated[int, Range(-1, 1_023)] = -1
     """which lane this process writes; -1 = by its name"""
-    connections_max: int = 200_000
+    connections_max: Bound = 200_000
+    """MQTT connections of this process, however many files it may open; beyond it MQTT 5 hears 0x9C with SERVER_REFERENCE,
+    where one is set, else 0x89, and an older client 3. 0 = no limit"""
     tls_cert_file: str = ""
     """PEM chain for MQTT over TLS and the HTTPS ingest; without it the ingest is plain HTTP, meant for loopback or behind a
     proxy that ends TLS. The MQTT ports take a renewed one within a minute, or at SIGHUP; the ingest at its next start"""
@@ -98,24 +128,25 @@ class GatewaySettings:
     mqtts_cert_file: str = ""
     """for MQTT only, instead of TLS_CERT_FILE"""
     mqtts_key_file: str = ""
+    """empty = in the same file"""
     tls_client_ca_file: str = ""
     """PEM of the authorities whose certificates devices must show over MQTT; empty = they show none"""
-    proxy_protocol: int = 0
+    proxy_protocol: Switch = 0
     """1 = every MQTT connection begins with a PROXY header, version 2, of a load balancer"""
     proxy_networks: str = PRIVATE_NETWORKS
-    """whose PROXY header is believed"""
-    connects_per_s: int = 2_000
+    """of the balancers whose PROXY header is believed; whoever else connects is refused"""
+    connects_per_s: Bound = 2_000
     """new MQTT connections that one process accepts; in a storm the rest wait in the kernel. 0 = no limit, as for the next
     three"""
-    connecting_max: int = 1_024
+    connecting_max: Bound = 1_024
     """MQTT connections without CONNECT; in a flood those that take longer than 3 s make room"""
-    address_connects_per_s: int = 1_000
+    address_connects_per_s: Bound = 1_000
     """new MQTT connections of one address (of IPv6: of one /64); many devices may stand behind one router"""
-    address_connecting_max: int = 256
+    address_connecting_max: Bound = 256
     """MQTT connections of one address without CONNECT"""
     exempt_networks: str = ""
     """networks whose addresses are not limited, and not paused after failed authentications"""
-    server_keep_alive_s: int = 0
+    server_keep_alive_s: Annotated[int, Range(0, 65_535)] = 0
     """what MQTT 5 clients are told to use, whatever they ask for; 0 = what each asks for, up to 1,200 s"""
     server_reference: str = ""
     """where MQTT 5 clients are told to go (`host` or `host:port`) when this gateway is full or stops"""
@@ -125,7 +156,7 @@ class GatewaySettings:
     anonymous_tenant: str = ""
     """slug of the tenant whose every topic is open over MQTT without a credential: for tests and first tries, on loopback
     only; `headwater up --dev-anonymous` says its first tenant's"""
-    metrics_port: int = 0
+    metrics_port: Port = 0
     """Prometheus text on 127.0.0.1; 0 = off"""
 
 
@@ -134,13 +165,17 @@ class WorkerSettings:
     """HEADWATER_WORKER_*"""
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
-    rollup_interval_s: float = 20.0
-    maintenance_interval_s: float = 60.0
-    timeline_days: int = 30
+    """in logs, and to NATS"""
+    rollup_interval_s: Interval = 20.0
+    """how often aggregates are brought up to date"""
+    maintenance_interval_s: Interval = 60.0
+    """how often it is looked for what has grown too old"""
+    timeline_days: Annotated[int, Range(1, 36_500)] = 30
     """how long the timelines of devices, and attempts to connect of strangers, are kept"""
-    nice: int = 0
+    nice: Annotated[int, Range(0, 19)] = 0
     """0 to 19: how far it leaves the processor to others; `headwater up` says 10, so that devices come first"""
-    metrics_port: int = 0
+    metrics_port: Port = 0
+    """Prometheus text on 127.0.0.1; 0 = off"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +183,9 @@ class APISettings:
     """HEADWATER_API_*"""
 
     host: str = "127.0.0.1"
-    http_port: int = 8080
+    """the address of REST API, documentation and console"""
+    http_port: Port = 8080
+    """HTTP; TLS is a proxy's"""
     secret_key: str = field(default="", repr=False)
     """signs access tokens and cursors: at least 32 random bytes as text, the same on every API server"""
     public_url: str = ""
@@ -176,11 +213,24 @@ class Settings:
     api: APISettings
     engine: EngineSettings = field(default_factory=EngineSettings)
     log_level: str = "INFO"
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL"""
     log_format: str = "json"
     """json, or console for people"""
 
 
 _Group = TypeVar("_Group", DatabaseSettings, NATSSettings, GatewaySettings, WorkerSettings, APISettings, EngineSettings)
+GROUPS: Mapping[str, type[Any]] = {
+    "DATABASE_": DatabaseSettings,
+    "NATS_": NATSSettings,
+    "GATEWAY_": GatewaySettings,
+    "WORKER_": WorkerSettings,
+    "API_": APISettings,
+    "ENGINE_": EngineSettings,
+}
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+FORMATS = ("json", "console")
+ALIKE = 0.85
+"""From here on two names are one name with a slip; other programs may have variables that begin as ours do."""
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -192,23 +242,55 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         worker=_group(WorkerSettings, "WORKER_", environ),
         api=_group(APISettings, "API_", environ),
         engine=_group(EngineSettings, "ENGINE_", environ),
-        log_level=environ.get(PREFIX + "LOG_LEVEL", "INFO").upper(),
-        log_format=environ.get(PREFIX + "LOG_FORMAT", "json"),
+        log_level=_one_of(LEVELS, "LOG_LEVEL", environ.get(PREFIX + "LOG_LEVEL", "INFO").upper()),
+        log_format=_one_of(FORMATS, "LOG_FORMAT", environ.get(PREFIX + "LOG_FORMAT", "json")),
     )
 
 
+def variables() -> Iterator[str]:
+    """Every one that is read."""
+    for prefix, group in GROUPS.items():
+        for setting in dataclasses.fields(group):
+            yield f"{PREFIX}{prefix}{setting.name.upper()}"
+    yield from (PREFIX + "LOG_LEVEL", PREFIX + "LOG_FORMAT", *COMMANDS_OWN)
+
+
+def misspelt(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A sentence for each variable that nothing reads and that is written nearly like one of ours."""
+    known = set(variables())
+    strange = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    meant = {name: difflib.get_close_matches(name, known, n=1, cutoff=ALIKE) for name in strange}
+    return [f"{name} is not a setting; {close[0]} is" for name, close in meant.items() if close]
+
+
+def _one_of(values: tuple[str, ...], name: str, given: str) -> str:
+    if given not in values:
+        raise SettingsInvalid(f"{PREFIX}{name} must be one of {', '.join(values)}, not {given!r}")
+    return given
+
+
 def _group(group: type[_Group], prefix: str, environ: Mapping[str, str]) -> _Group:
+    hints = get_type_hints(group, include_extras=True)
     values: dict[str, object] = {}
     for setting in dataclasses.fields(group):
         variable = PREFIX + prefix + setting.name.upper()
         text = environ.get(variable)
-        if text is None:
-            continue
-        try:
-            values[setting.name] = {"int": int, "float": float}.get(str(setting.type), str)(text)
-        except ValueError as error:
-            raise SettingsInvalid(f"{variable} must be a number ({setting.type}), not {text!r}") from error
+        if text is not None:
+            values[setting.name] = _value(variable, text, hints[setting.name])
     return group(**values)  # type: ignore[arg-type]  # names and types come from the class's own fields
+
+
+def _value(variable: str, text: str, hint: Any) -> object:
+    if hint is str:
+        return text
+    number, allowed = hint.__origin__, hint.__metadata__[0]
+    try:
+        value = number(text)
+    except ValueError as error:
+        raise SettingsInvalid(f"{variable} must be a number ({number.__name__}), not {text!r}") from error
+    if not allowed.least <= value <= allowed.most:  # not a number is not between them either
+        raise SettingsInvalid(f"{variable} must be from {allowed.least:,} to {allowed.most:,}, not {text}")
+    return value
 
 
 def require_loopback(host: str, said_by: str) -> None:

@@ -60,8 +60,11 @@ def up(
     read = settings.read()
     logs.configure("WARNING", "console")
     raise_file_limit()
+    terminal = UpTerminal(home)
+    for said in settings.misspelt():
+        terminal.problem(said)
     options = UpOptions(
         home, host, http_port, mqtt_port, mqtts_port, ws_port, wss_port, ingest_port, gateways, workers, ready_json, demo,
         dev_anonymous,
     )  # fmt: skip
-    asyncio.run(AllInOne(options, read, UpTerminal(home)).run())
+    asyncio.run(AllInOne(options, read, terminal).run())

@@ -99,6 +99,15 @@ async def test_a_port_is_taken(external, with_streams):
     assert "--mqtt-port" in finding.problem
 
 
+async def test_a_setting_is_misspelt(external, with_streams, monkeypatch):
+    monkeypatch.setenv("HEADWATER_GATEWAY_SERVER_KEEPALIVE_S", "60")
+    (finding,) = await examine(external)
+    assert finding.code == "settings.unknown"
+    assert (
+        finding.problem == "HEADWATER_GATEWAY_SERVER_KEEPALIVE_S is not a setting; HEADWATER_GATEWAY_SERVER_KEEP_ALIVE_S is"
+    )
+
+
 async def test_the_disk_is_nearly_full(external, with_streams, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: Usage(100 << 30, 99 << 30, 1 << 30))
