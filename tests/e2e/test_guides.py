@@ -130,6 +130,16 @@ def test_a_guide_word_for_word(up: Installation, tmp_path: Path, name: str) -> N
     assert pasted >= 3
 
 
+def test_no_two_of_them_make_the_same_device() -> None:
+    """Who has done one can go on with the next in the same home."""
+    pages = [GUIDES.parents[1] / "README.md", *sorted(GUIDES.glob("*.md"))]
+    made = re.compile(r"headwater devices create ([\w-]+)|\\n([\w-]+),|\"external_id\": \"([\w-]+)\", \"name\"")
+    found = [(name, page.name) for page in pages for match in made.findall(page.read_text()) for name in match if name]
+    names = [name for name, _ in found]
+    assert len(names) >= 8, found
+    assert sorted(names) == sorted(set(names)), found
+
+
 def check(shell: Shell, text: str, expected: str) -> None:
     wanted = pattern_of(expected)
     deadline = time.monotonic() + SEEN_S

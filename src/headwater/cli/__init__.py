@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "What runs in a home, and how far it has come."),
     "doctor": ("doctor", "Say what is wrong and what to do."),
     "person": ("person", "People: the first tenant, a new password, the platform operator's rights."),
-    "devices": ("devices", "Devices: create, import, export, list, show, suspend, resume, decommission."),
+    "devices": ("devices", "Devices: create, import, export, list, show, timeline, token, suspend, resume, decommission."),
     "dead-letters": ("dead_letters", "Messages that could not be stored: list, inspect, replay, delete."),
 }
 """name -> module, help"""

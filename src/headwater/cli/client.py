@@ -51,9 +51,17 @@ class APIClient:
         self._url = url.rstrip("/")
         self._token = token
 
-    def json(self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
+    def json(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        advice: Mapping[str, str] = {},
+    ) -> Any:
+        """advice: what to do about a problem, by its code"""
         encoded = None if body is None else msgspec.json.encode(body)
-        answer = self.send(method, path, encoded, query, "application/json")
+        answer = self.send(method, path, encoded, query, "application/json", advice)
         return msgspec.json.decode(answer) if answer else None
 
     def send(
@@ -63,9 +71,10 @@ class APIClient:
         body: bytes | None = None,
         query: Mapping[str, Any] | None = None,
         content_type: str = "",
+        advice: Mapping[str, str] = {},
     ) -> bytes:
         """The body of the answer. A problem ends the command with its detail."""
-        return b"".join(self.stream(method, path, body, query, content_type))
+        return b"".join(self.stream(method, path, body, query, content_type, advice))
 
     def stream(
         self,
@@ -74,6 +83,7 @@ class APIClient:
         body: bytes | None = None,
         query: Mapping[str, Any] | None = None,
         content_type: str = "",
+        advice: Mapping[str, str] = {},
     ) -> Iterator[bytes]:
         given = {name: str(value) for name, value in (query or {}).items() if value not in {None, ""}}
         address = f"{self._url}/api/v1{path}" + (f"?{urllib.parse.urlencode(given)}" if given else "")
@@ -90,17 +100,18 @@ class APIClient:
                 if error.code == 429 and attempt < ATTEMPTS:
                     time.sleep(min(10.0, float(error.headers.get("Retry-After", "1"))))
                     continue
-                fail(_told(error))
+                fail(_told(error, advice))
             except OSError as error:
                 reason = getattr(error, "reason", error)
                 fail(f"no answer from {self._url}: {reason}. `headwater status` says whether it runs")
 
 
-def _told(error: urllib.error.HTTPError) -> str:
+def _told(error: urllib.error.HTTPError, advice: Mapping[str, str]) -> str:
     try:
         problem = msgspec.json.decode(error.read(), type=dict[str, Any])
     except (msgspec.DecodeError, OSError):
         return f"HTTP {error.code} {error.reason}"
     wrong = "".join(f"; {e['name']}: {e['message']}" for e in problem.get("errors", []) if isinstance(e, dict))
-    advice = "; give another by --token or HEADWATER_TOKEN" if error.code == 401 else ""
-    return f"{problem.get('detail', error.reason)} [{problem.get('code', error.code)}]{wrong}{advice}"
+    code = str(problem.get("code", error.code))
+    so = "; give another by --token or HEADWATER_TOKEN" if error.code == 401 else advice.get(code, "")
+    return f"{problem.get('detail', error.reason)} [{code}]{wrong}{so}"

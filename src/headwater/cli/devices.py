@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ class Format(StrEnum):
 
 @app.callback()
 def devices() -> None:
-    """Create, import and export devices; list, show, suspend, resume and decommission them; see what happened to one."""
+    """Create, import and export devices, give them tokens; list, show, suspend, resume and decommission them; see what
+    happened to one."""
 
 
 @app.command(epilog='Example:  eval "$(headwater devices create thermometer-1)"')
@@ -52,7 +54,23 @@ def create(
 ) -> None:
     """Create a device with a token, and print both as lines that a shell takes. The token is shown this once."""
     client = connect(url, token, home)
-    device = client.json("POST", "/devices", {"external_id": name, "profile": profile})
+    is_there = f"; `headwater devices token {shlex.quote(name)}` gives it another token"
+    device = client.json(
+        "POST", "/devices", {"external_id": name, "profile": profile}, advice={"resource.conflict": is_there}
+    )
+    _give_token(client, device)
+
+
+@app.command(name="token", epilog='Example:  eval "$(headwater devices token thermometer-1)"')
+def token_(
+    device: str = typer.Argument(help="Its id or external id."), url: str = URL, token: str = TOKEN, home: Path = HOME
+) -> None:
+    """Give a device that is there a further token, and print both as `create` does. Its other tokens stay good."""
+    client = connect(url, token, home)
+    _give_token(client, _find(client, device))
+
+
+def _give_token(client: APIClient, device: Any) -> None:
     credential = client.json("POST", f"/devices/{device['id']}/credentials", {})
     print(f"export DEVICE={device['id']}\nexport TOKEN={credential['password']}")
 

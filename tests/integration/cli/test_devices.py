@@ -87,7 +87,16 @@ async def test_one_device_and_its_token(served: Served) -> None:
     principal = await TokenAuthenticator(served.database, SystemClock()).authenticate(Presented(said[1], said[2].encode()))
     assert principal is not None
     assert (principal.external_id, str(principal.device_id)) == ("pump-1", said[1])
-    assert "resource.conflict" in (await served.run("create", "pump-1", expect=1)).output
+    again = (await served.run("create", "pump-1", expect=1)).output
+    assert "[resource.conflict]; `headwater devices token pump-1` gives it another token" in again
+    further = re.fullmatch(r"export DEVICE=(\S+)\nexport TOKEN=(\S+)\n", (await served.run("token", "pump-1")).output)
+    assert further is not None
+    assert (further[1], further[2] == said[2]) == (said[1], False)
+    for token in (said[2], further[2]):
+        device = await TokenAuthenticator(served.database, SystemClock()).authenticate(Presented(said[1], token.encode()))
+        assert device is not None
+        assert str(device.device_id) == said[1]
+    assert "there is no device pump-9" in (await served.run("token", "pump-9", expect=1)).output
     assert "reference.unknown" in (await served.run("create", "pump-2", "--profile", "none", expect=1)).output
     assert (await served.run("list")).output.split("\t")[1] == "pump-1"
 
