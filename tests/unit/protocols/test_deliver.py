@@ -20,6 +20,7 @@ from headwater.protocols.mqtt import (
     ServerSession,
     encode_packet,
 )
+from headwater.protocols.mqtt.wire import encode_text
 
 RICH = Properties(content_type="text/plain", user_properties=(("a", "1"), ("a", "2")))
 
@@ -50,6 +51,36 @@ def test_every_form_is_what_the_encoder_writes(
         )
         expected = None if level != 5 or told == Properties() else told
         assert packet == Publish(topic, payload, qos, retain, dup, packet_id, expected)
+
+
+@given(st.sampled_from([3, 4, 5]), TOPIC_NAMES, st.binary(max_size=20_000), st.integers(0, 2), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_what_goes_to_one_client_alone_is_written_as_for_many(
+    level: int, topic: str, payload: bytes, qos: int, retain: bool
+) -> None:
+    alone, among_many = connected(level), connected(level)
+    for session in (alone, among_many):
+        session.deliver(Deliverable("first", b""), 1)
+    among_many.deliver(Deliverable(topic, payload), qos, retain=retain)
+    assert alone.deliver_alone(encode_text(topic), payload, qos, retain=retain)
+    assert alone.send_window == among_many.send_window == Limits().send_maximum - 1 - (qos > 0)
+    assert alone.take_outgoing() == among_many.take_outgoing()
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize(
+    "told",
+    [{"topic_alias_maximum": 1}, {"packet_bytes_max": 100}, {"receive_maximum": 1}],
+    ids=lambda told: next(iter(told)),
+)
+def test_what_needs_more_than_that_is_left_to_deliver(told: dict[str, int], qos: int) -> None:
+    session = connected(5, properties=Properties(**told))
+    session.deliver(Deliverable("first", b""), 1)
+    session.take_outgoing()
+    goes = "receive_maximum" in told and not qos
+    assert session.deliver_alone(encode_text("a"), bytes(100), qos, retain=False) is goes
+    assert bool(session.take_outgoing()) is goes
+    assert session.send_window == min(session.client_receive_maximum, Limits().send_maximum) - 1
 
 
 def test_what_is_the_same_is_encoded_once() -> None:

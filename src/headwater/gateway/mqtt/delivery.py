@@ -23,7 +23,7 @@ from headwater.gateway.mqtt.messages import deliverable_of
 from headwater.gateway.mqtt.targets import Target
 from headwater.protocols.mqtt.deliverable import Deliverable
 from headwater.protocols.mqtt.errors import PacketTooLarge, WouldBlock
-from headwater.protocols.mqtt.session import Phase
+from headwater.protocols.mqtt.session import CONNECTED
 from headwater.stream.envelope import Message
 from headwater.stream.message_log import Place
 from headwater.stream.session_store import Pending, StoredSubscription
@@ -141,10 +141,21 @@ class Delivery:
         if self.kept is not None:
             self.pump()
 
+    def offer_alone(self, message: Message, target: Target, topic_wire: bytes, sequence: int, index: int) -> None:
+        """As `offer`, of a message without properties that goes to no other client: most messages are like that."""
+        if self.queue is None and self.kept is None and not self.lagging and not target.identifiers:
+            connection = self.connection
+            qos = target.qos if target.qos < message.qos else message.qos
+            if self._skip is NOTHING and message.sender != connection.client_key and (qos or connection.has_room):
+                retain = message.retain and target.retain_as_published
+                if connection.session.deliver_alone(topic_wire, message.payload, qos, retain=retain):
+                    return
+        self.offer(Deliverable(message.topic, message.payload, None, topic_wire), message, target, sequence, index)
+
     def _send_now(self, deliverable: Deliverable, retain: bool, identifiers: tuple[int, ...]) -> None:
         """At QoS 0."""
         session = self.connection.session
-        if not self.connection.has_room or session.phase is not Phase.CONNECTED:  # a session that resumes has no CONNACK yet
+        if not self.connection.has_room or session.phase is not CONNECTED:  # a session that resumes has no CONNACK yet
             self.dropped += 1
             return
         try:

@@ -19,7 +19,7 @@ from headwater.errors import DomainError
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import Delivery
 from headwater.gateway.mqtt.messages import deliverable_of
-from headwater.gateway.mqtt.targets import Subscribers
+from headwater.gateway.mqtt.targets import Subscribers, Targets
 from headwater.stream import subjects
 from headwater.stream.envelope import Message, decode_messages
 from headwater.stream.message_log import MessageLog, Place
@@ -154,20 +154,18 @@ class Space:
         count = 0
         for index, message in enumerate(messages):
             targets = of(message.topic)
-            by_delivery = targets.by_delivery
-            if not by_delivery:
-                continue
-            deliverable = deliverable_of(message, targets.wire)
-            if deliverable is None:
-                continue
-            for delivery, target in by_delivery.items():
+            if targets.only is not None and message.properties is None:  # nothing to share, and nothing that expires
+                delivery, target = targets.only
                 try:
-                    delivery.offer(deliverable, message, target, sequence, index)
-                except Exception:  # one client's trouble, which must not keep the others' messages from them
-                    log.exception("delivery_failed", client_id=delivery.connection.client_id[:100])
-                    delivery.connection.close(reasons.SERVER_BUSY, "a message could not be delivered")
-            touched.update(by_delivery)
-            count += len(by_delivery)
+                    delivery.offer_alone(message, target, targets.wire, sequence, index)
+                except Exception:
+                    _give_up(delivery)
+                touched[delivery] = None
+                count += 1
+            elif targets.by_delivery:
+                _offer_all(message, targets, sequence, index)
+                touched.update(targets.by_delivery)
+                count += len(targets.by_delivery)
             if count > TURN_DELIVERIES:
                 self.sent_total += count
                 if sequence:
@@ -180,6 +178,23 @@ class Space:
             self.place = (sequence + 1, 0)
         self.sent_total += count
         _flush(touched)
+
+
+def _offer_all(message: Message, targets: Targets, sequence: int, index: int) -> None:
+    deliverable = deliverable_of(message, targets.wire)
+    if deliverable is None:
+        return
+    for delivery, target in targets.by_delivery.items():
+        try:
+            delivery.offer(deliverable, message, target, sequence, index)
+        except Exception:
+            _give_up(delivery)
+
+
+def _give_up(delivery: Delivery) -> None:
+    """One client's trouble, which must not keep the others' messages from them."""
+    log.exception("delivery_failed", client_id=delivery.connection.client_id[:100])
+    delivery.connection.close(reasons.SERVER_BUSY, "a message could not be delivered")
 
 
 def _flush(deliveries: Iterable[Delivery]) -> None:

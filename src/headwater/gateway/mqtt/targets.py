@@ -57,12 +57,17 @@ class Target:
 
 
 class Targets:
-    """Of one topic. wire: the topic as it stands in a packet, encoded once for all of its messages"""
+    """Of one topic.
 
-    __slots__ = ("by_delivery", "wire")
+    wire  the topic as it stands in a packet, encoded once for all of its messages
+    only  the one that there is; None = there are none, or several
+    """
+
+    __slots__ = ("by_delivery", "only", "wire")
 
     def __init__(self, topic: str, by_delivery: dict[Delivery, Target]) -> None:
         self.by_delivery = by_delivery
+        self.only = next(iter(by_delivery.items())) if len(by_delivery) == 1 else None
         self.wire = encode_text(topic)
 
 

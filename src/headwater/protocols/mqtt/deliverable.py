@@ -19,6 +19,8 @@ from headwater.protocols.mqtt.wire import encode_text, encode_variable_integer
 V5: Final = 0x100
 """Beyond the first byte. Clients of MQTT 3 get no properties."""
 
+HEAD_BYTES_MAX: Final = 5
+
 
 class Split(NamedTuple):
     head: bytes
@@ -58,7 +60,7 @@ class Deliverable:
         """Of most messages the only form, and made once for each: put together at once."""
         topic, payload = self._topic_wire or self._encode_topic(), self.payload
         properties = self._properties_wire(b"") if form & V5 else b""
-        head = _head(form, len(topic) + len(properties) + len(payload))
+        head = publish_head(form, len(topic) + len(properties) + len(payload))
         packet = b"".join((head, topic, properties, payload))
         if self.whole is None:
             self.whole = {}
@@ -79,7 +81,7 @@ class Deliverable:
 
     def _split(self, form: int, own: bytes, packet_id_bytes: int, topic: bytes) -> Split:
         tail = self._properties_wire(own) + self.payload if form & V5 else self.payload
-        head = _head(form, len(topic) + packet_id_bytes + len(tail)) + topic
+        head = publish_head(form, len(topic) + packet_id_bytes + len(tail)) + topic
         return Split(head, tail, len(head) + packet_id_bytes + len(tail))
 
     def _properties_wire(self, own: bytes) -> bytes:
@@ -108,7 +110,8 @@ class Deliverable:
         return block
 
 
-def _head(form: int, length: int) -> bytes:
+def publish_head(form: int, length: int) -> bytes:
+    """First byte and remaining length: at most HEAD_BYTES_MAX."""
     if length < 128:
         return ((form & 0xFF) << 8 | length).to_bytes(2, "big")
     if length < 16_384:

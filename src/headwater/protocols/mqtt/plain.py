@@ -23,13 +23,15 @@ PUBREL: Final = 0x62020000
 PUBCOMP: Final = 0x70020000
 SHORT_RECEIPTS: Final = frozenset({0x40, 0x50, 0x62, 0x70})
 """First bytes"""
+_TWO_BYTES_MAX: Final = 3 + 16_383
+"""The largest packet whose length takes two bytes"""
 _TOPIC_UNKNOWN_BYTES: Final = 1 << 31  # longer than any packet: sends the first publish of a session down the careful path
 
 Emit = Callable[[Event], None]
 
 
-def read_publishes(
-    data: bytes, at: int, emit: Emit, *, topics: TopicMemory, inbound: Inbound, limits: Limits, is_v5: bool
+def read_publishes(  # noqa: PLR0917  # by position: this is called for every read
+    data: bytes, at: int, emit: Emit, topics: TopicMemory, inbound: Inbound, limits: Limits, is_v5: bool
 ) -> int:
     """Publishes without DUP, RETAIN and properties, to a topic seen before, parsed in place.
 
@@ -40,13 +42,12 @@ def read_publishes(
     topic = topics.name
     topic_wire = topics.wire
     topic_bytes = len(topic_wire) or _TOPIC_UNKNOWN_BYTES
-    known_topics = topics.known or {}
     waiting = inbound.waiting
     wait = waiting.append
-    waiting_max = limits.receive_maximum - inbound.answered
+    waiting_max = limits.receive_maximum - inbound.answered if is_v5 else 0
     starts_with = data.startswith
     # A length whose second byte is below this is within the maximum packet size for certain.
-    second_end = min(128, (limits.packet_bytes_max - 130) >> 7)
+    second_end = 128 if limits.packet_bytes_max > _TWO_BYTES_MAX else (limits.packet_bytes_max - 130) >> 7
     size = len(data)
     last = size - 2  # data[at + 2] exists below this
     while at < last:
@@ -71,7 +72,7 @@ def read_publishes(
         else:
             end = body + 2 + (data[body] << 8 | data[body + 1])
             wire = data[body:end]
-            known = known_topics.get(wire)
+            known = topics.known.get(wire) if topics.known is not None else None
             if known is None:
                 break
             topic = topics.name = known
