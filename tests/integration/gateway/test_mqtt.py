@@ -17,7 +17,7 @@ from tests.support.engines import DatabaseURLs
 from tests.support.gateways import Device, Gateway, add_device, eventually, running_gateway
 from tests.support.tenants import TenantFactory
 
-from headwater.gateway.mqtt.connection import ELSEWHERE_MAX
+from headwater.gateway.mqtt.publishing import ELSEWHERE_MAX
 from headwater.ids import uuid7
 from headwater.protocols.mqtt import Properties, Will
 from headwater.stream import subjects

@@ -10,6 +10,7 @@ import pytest
 from headwater.gateway.metering import TenantMeter
 from headwater.gateway.mqtt.connection import MQTTConnection
 from headwater.gateway.mqtt.door import Visitor
+from headwater.gateway.mqtt.publishing import Publishing
 from headwater.protocols.mqtt import Connect, Publish, encode_packet
 from headwater.protocols.mqtt.limits import Limits
 from headwater.tenancy.quotas import Quotas
@@ -20,7 +21,7 @@ MESSAGE = encode_packet(Publish("a", b"1", 0), 4)
 @pytest.fixture(autouse=True)
 def _nothing_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
     """What becomes of a message is another matter."""
-    monkeypatch.setattr(MQTTConnection, "publish", lambda _connection, _packet: None)
+    monkeypatch.setattr(Publishing, "publish", lambda _publishing, _packet: None)
 
 
 class Transport:
@@ -58,7 +59,7 @@ class World:
     def __init__(self, **quotas: int) -> None:
         self.now = 0.0
         listener = SimpleNamespace(
-            limits=Limits(), now=lambda: self.now, opened=lambda _connection: None,
+            limits=Limits(), now=lambda: self.now, opened=lambda _connection: None, lane=SimpleNamespace(full=False),
             admission=SimpleNamespace(admit=lambda _connection: None, leave=lambda _connection: None),
         )  # fmt: skip
         self.connection = MQTTConnection(cast("Any", listener), Visitor("192.0.2.1:1", 0.0))

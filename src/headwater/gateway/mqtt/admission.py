@@ -462,7 +462,7 @@ class Admission:
 
 
 def _publish_will(connection: MQTTConnection, will: Will) -> None:
-    connection.publish(
+    connection.publishing.publish(
         Publish(topic=will.topic, payload=will.payload, qos=will.qos, retain=will.retain, properties=_message_part(will))
     )
 

@@ -1,19 +1,14 @@
-"""One MQTT connection: the socket on one side, the session, the batcher and the router on the other.
+"""One MQTT connection: the socket on one side, the session and whoever answers its events on the other.
 
-The path of a PUBLISH is flat on purpose: parse, look up the route, normalise, append to the open batch. Nothing in it
-awaits, locks, or makes a task or a future. The PUBACK is written when the batch is stored, one write per connection and
-batch. What goes to the client is gateway/mqtt/delivery.py's.
+What the client publishes is gateway/mqtt/publishing.py's, and what goes to it gateway/mqtt/delivery.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -21,16 +16,12 @@ import structlog
 
 from headwater.device.presence import Ended
 from headwater.device.principal import Principal
-from headwater.errors import DomainError
 from headwater.gateway.metering import TenantMeter
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import WRITE_BUFFER_BYTES_MAX, Delivery
 from headwater.gateway.mqtt.hang_up import hang_up
 from headwater.gateway.mqtt.kept_session import KeptSession
-from headwater.gateway.mqtt.messages import message_of
-from headwater.gateway.mqtt.routes import Ordinary, Route, decoder_named, resolve
-from headwater.ingest.errors import PayloadTooLarge
-from headwater.ingest.ports import StreamUnavailable
+from headwater.gateway.mqtt.publishing import Publishing
 from headwater.protocols.mqtt.events import ConnectionLost, ProtocolFailed, TimedOut
 from headwater.protocols.mqtt.packets import (
     Auth,
@@ -45,41 +36,30 @@ from headwater.protocols.mqtt.packets import (
     Subscribe,
     Unsubscribe,
 )
-from headwater.protocols.mqtt.session import Phase, ServerSession
-from headwater.stream.batcher import Batch
-from headwater.stream.envelope import DeadLetter, Flag, Record
+from headwater.protocols.mqtt.session import CLOSED, ServerSession
 from headwater.stream.session_store import StoredSubscription
 
 if TYPE_CHECKING:
     from headwater.gateway.mqtt.door import Visitor
     from headwater.gateway.mqtt.listener import MQTTListener
-    from headwater.gateway.mqtt.router import Outbox
 
 log = structlog.get_logger(__name__)
 
-ROUTES_MAX = 64
-"""Topics that one connection uses again and again; a device that invents more pays for the look-up each time."""
-ELSEWHERE_MAX = 64
-"""Messages of one connection that are on their way outside of the batches (refused ones, ordinary ones); at so many it is
-not read from, so that a flood of them fills no memory."""
 REQUESTS_MAX = 16
 """SUBSCRIBE and UNSUBSCRIBE packets of one connection that wait for those before them; at so many it is not read from."""
 
 UNLIMITED = 1 << 40
 """Until we know whose connection it is; what a stranger may send is bounded by the session."""
 
-_NONE: list[int] = []
-
 
 class MQTTConnection(asyncio.Protocol):
-    """A connection from accept to close. Implements stream.batcher.Waiter."""
+    """A connection from accept to close."""
 
     __slots__ = (
-        "_acks", "_batch", "_descriptor", "_elsewhere", "_exactly_once", "_listener", "_messages", "_pauses", "_requests",
-        "_routes", "_slowed", "_transport", "address", "authentication", "bytes_left", "certificate_der", "client_id",
-        "client_key", "close_reason", "connect", "delivery", "ended", "epoch", "granted", "has_left", "has_room", "kept",
-        "messages_left", "meter", "outbox", "principal", "scheme", "send_maximum", "sequence", "session", "shared",
-        "successor_is_clean", "visitor",
+        "_descriptor", "_listener", "_pauses", "_publishing", "_requests", "_slowed", "_transport", "address",
+        "authentication", "bytes_left", "certificate_der", "client_id", "client_key", "close_reason", "connect", "delivery",
+        "ended", "epoch", "granted", "has_left", "has_room", "kept", "messages_left", "meter", "principal", "scheme",
+        "send_maximum", "sequence", "session", "shared", "successor_is_clean", "visitor",
     )  # fmt: skip
 
     def __init__(self, listener: MQTTListener, visitor: Visitor) -> None:
@@ -91,14 +71,9 @@ class MQTTConnection(asyncio.Protocol):
         self.certificate_der: bytes | None = None
         """the device's, verified; where the port asks for one"""
         self._transport: Any = None
-        self._routes: dict[str, Route | Ordinary] | None = None
-        self._batch: Batch | None = None
-        self._acks: list[int] = _NONE
-        self._messages: _Messages | None = None
-        self._exactly_once: list[int] = _NONE
+        self._publishing: Publishing | None = None
         self._requests: deque[Subscribe | Unsubscribe] | None = None
         self._pauses = 0
-        self._elsewhere = 0
         self._descriptor = -1
         self._slowed = False
         self.bytes_left = self.messages_left = UNLIMITED
@@ -115,8 +90,6 @@ class MQTTConnection(asyncio.Protocol):
         self.delivery: Delivery | None = None
         self.shared: dict[str, StoredSubscription] = _NO_SHARES
         self.kept: KeptSession | None = None
-        self.outbox: Outbox | None = None
-        """its tenant's, once it has published"""
         self.authentication: Any = None
         """the enhanced authentication that is under way"""
         self.has_left = False
@@ -148,13 +121,20 @@ class MQTTConnection(asyncio.Protocol):
         if (self.bytes_left < 0 or self.messages_left < 0) and not self._slowed:
             self._slowed = True
             self.pause()
-        for position, event in enumerate(events):
+        publishing = self._publishing
+        if publishing is None or not events or type(events[0]) is not Publish:
+            self._handle(events)
+            return
+        publish = publishing.publish
+        for position, event in enumerate(events):  # most reads are publishes and nothing else
             if type(event) is not Publish:
                 self._handle(events[position:])
                 return
-            self.publish(event)
+            publish(event)
         if self.session.has_outgoing:  # a ping was answered, or a repetition
             self.flush()
+        if publishing.is_behind:
+            self._listener.hold(self)
 
     def eof_received(self) -> bool:
         self._handle(self.session.receive(b"", self._listener.now()))
@@ -194,7 +174,7 @@ class MQTTConnection(asyncio.Protocol):
         for event in events:
             kind = type(event)
             if kind is Publish:
-                self.publish(event)
+                self.publishing.publish(event)
             elif kind is PubAck or kind is PubComp:
                 if delivery is not None:
                     delivery.finished(event.packet_id)
@@ -202,6 +182,8 @@ class MQTTConnection(asyncio.Protocol):
                 _HANDLERS[kind](self, event)
         if delivery is not None and delivery.queue is not None and self.alive:
             delivery.pump()
+        if self._publishing is not None and self._publishing.is_behind:
+            self._listener.hold(self)
         self.flush()
 
     def _on_pubrec(self, pubrec: PubRec) -> None:
@@ -278,10 +260,11 @@ class MQTTConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        data = self.session.take_outgoing()
+        session = self.session
+        data = session.take_outgoing()
         if data and not transport.is_closing():
             self._write(transport, data)
-        if self.session.phase is Phase.CLOSED and not transport.is_closing():
+        if session.phase is CLOSED and not transport.is_closing():
             if data:
                 hang_up(transport, self)
             else:
@@ -292,124 +275,14 @@ class MQTTConnection(asyncio.Protocol):
         """At once where nothing waits before it, and nothing lies between us and the socket (TLS, WebSocket): a PUBACK
         through the transport costs half a microsecond more."""
         if self._descriptor >= 0 and not transport.get_write_buffer_size():
-            with contextlib.suppress(OSError):  # full, or gone: the transport finds out and deals with it
+            try:  # noqa: SIM105  # which costs as much as the rest
                 data = data[os.write(self._descriptor, data) :]
+            except OSError:  # full, or gone: the transport finds out and deals with it
+                pass
         if data:
             transport.write(data)
 
-    # -- uplink ---------------------------------------------------------------------------------------------------------
-
-    def publish(self, packet: Publish) -> None:
-        """A PUBLISH, or the will: the hot path."""
-        routes = self._routes
-        route = routes.get(packet.topic) if routes is not None else None
-        if route is None:
-            route = self._route(packet.topic)
-            if route is None:
-                self._deny(packet)
-                return
-        meter = self.meter
-        assert meter is not None
-        meter.left -= 1
-        if meter.left < 0:
-            self._listener.throttle(self)
-        payload = packet.payload
-        if isinstance(route, Ordinary):
-            self._publish_ordinary(packet, meter)
-            return
-        received_us = time.time_ns() // 1000
-        try:
-            if len(payload) > meter.message_bytes_max:
-                raise PayloadTooLarge(f"the message is larger than {meter.message_bytes_max} bytes")
-            samples = route.read(
-                payload, received_us, None if packet.properties is None else decoder_named(packet.properties)
-            )
-        except DomainError as error:
-            self._reject(packet, error, received_us)
-            return
-        records = []
-        for observed_us, body in samples:
-            self.sequence += 1
-            flags = Flag.RESENT if packet.dup and observed_us != received_us else 0
-            records.append(
-                Record(
-                    route.tenant, route.device, route.kind, observed_us, received_us, self.epoch, self.sequence, body, flags
-                )
-            )
-        lane = self._listener.lane
-        batch = lane.put(records)
-        if packet.qos:
-            if batch is not self._batch:
-                self._batch = batch
-                self._acks = []
-                batch.waiters.append((self, self._acks))
-            self._acks.append(packet.packet_id)
-            if packet.qos == 2 and self.kept is not None:
-                self._exactly_once = [*self._exactly_once, packet.packet_id]
-        if lane.full:
-            self._listener.hold(self)
-
-    def _publish_ordinary(self, packet: Publish, meter: TenantMeter) -> None:
-        if len(packet.payload) > meter.message_bytes_max:
-            error = PayloadTooLarge(f"the message is larger than {meter.message_bytes_max} bytes")
-            self._reject(packet, error, time.time_ns() // 1000)
-            return
-        outbox = self.outbox
-        if outbox is None:
-            outbox = self.outbox = self._listener.router.outbox(self.tenant_id)
-        message = message_of(packet, self.client_key)
-        if packet.retain:
-            self._listener.router.publish_retained(self, packet, message, outbox)
-        elif packet.qos:
-            self._await_stored(outbox.stored.put_message(message), packet)
-        else:
-            outbox.put_fleeting(message)
-        if outbox.full:
-            self._listener.hold(self)
-
-    def _await_stored(self, batch: Batch, packet: Publish) -> None:
-        """An ordinary message is in this batch: its receipt follows when that is stored."""
-        messages = self._messages
-        if messages is None or messages.batch is not batch:
-            messages = self._messages = _Messages(self, batch)
-            batch.waiters.append((messages, messages.packet_ids))
-        messages.packet_ids.append(packet.packet_id)
-        if packet.qos == 2 and self.kept is not None:
-            messages.exactly_once.append(packet.packet_id)
-            self.kept.publishing()
-
-    def await_logged(self, packet: Publish, logged: asyncio.Future[int]) -> None:
-        """A retained message goes its own way to the log. What is kept of it does not depend on this connection's life."""
-        if packet.qos == 2 and self.kept is not None:
-            self.kept.publishing()
-            logged.add_done_callback(partial(_note_logged, self.kept, packet.packet_id))
-
-    def stored(self, token: list[int]) -> None:
-        """The batch that held these packets is on disk."""
-        if self._exactly_once:
-            self._remember_records(token)
-            return
-        self.session.acknowledge_many(token)
-        self.flush()
-
-    def _remember_records(self, token: list[int]) -> None:
-        """Records at QoS 2 of a session that outlives the connection: their PUBREC goes once their packet ids are kept, by
-        which a repetition is known. A gateway that dies in between leaves it to the record's time (Flag.RESENT)."""
-        assert self.kept is not None
-        self.kept.published_at([packet_id for packet_id in token if packet_id in self._exactly_once], 0, 0)
-        self._exactly_once = [packet_id for packet_id in self._exactly_once if packet_id not in token]
-        self.kept.stage(partial(self.session.acknowledge_many, token))
-
-    def refused(self, token: list[int], error: DomainError) -> None:
-        """The stream did not take them. MQTT 5 can say so; before that only an absent PUBACK can, so the connection ends."""
-        if self.session.phase is not Phase.CONNECTED:
-            return
-        if self.session.protocol_level < 5:
-            self.close(reasons.disconnect_of(error), error.detail, Ended.NOT_STORED)
-            return
-        for packet_id in token:
-            self.session.acknowledge(packet_id, reasons.puback_of(error), error.detail)
-        self.flush()
+    # -- the end ---------------------------------------------------------------------------------------------------------
 
     def close(
         self, reason: int, detail: str, ended: Ended | None = None, *, server_reference: str | None = None
@@ -424,85 +297,9 @@ class MQTTConnection(asyncio.Protocol):
         if self.ended is None:
             self.ended, self.close_reason = ended, detail
 
-    def _route(self, topic: str) -> Route | Ordinary | None:
-        assert self.principal is not None
-        try:
-            route = resolve(self.principal, self._listener.profiles.get(self.principal.profile), topic)
-        except DomainError:  # an event topic whose name is none
-            return None
-        if route is not None:
-            if self._routes is None:
-                self._routes = {}
-            if len(self._routes) < ROUTES_MAX:
-                self._routes[topic] = route
-        return route
-
-    def forget_routes(self) -> None:
-        """The profile has changed."""
-        self._routes = None
-
-    def _deny(self, packet: Publish) -> None:
-        detail = "this topic is not one of the device's"
-        self._listener.denied(self, packet.topic)
-        self._listener.happenings.publish_denied(self, packet.topic)
-        if self.session.protocol_level >= 5:
-            if packet.qos:
-                self.session.acknowledge(packet.packet_id, reasons.NOT_AUTHORISED, detail)
-                self.flush()
-            return
-        # Before MQTT 5 a refusal cannot be told apart from an acceptance, except by the end of the connection.
-        self.close(reasons.NOT_AUTHORISED, f"{detail}: {packet.topic[:100]}")
-
     def denied_subscription(self, topic_filter: str) -> None:
         self._listener.denied(self, topic_filter)
         self._listener.happenings.subscription_denied(self, topic_filter)
-
-    def _reject(self, packet: Publish, error: DomainError, received_us: int) -> None:
-        """Keep it as a dead letter, and tell the device once that is certain."""
-        assert self.principal is not None
-        self._listener.happenings.rejected(self, packet.topic, error)
-        letter = DeadLetter(
-            device=self.principal.device_id.bytes,
-            source="mqtt",
-            topic=packet.topic,
-            code=error.code,
-            detail=error.detail,
-            received_at=received_us,
-            payload=packet.payload,
-            content_type=(packet.properties.content_type or "") if packet.properties is not None else "",
-        )
-        kept = self._listener.uplink.reject(self.principal.tenant_id, letter)
-        self.answer_later(packet, kept, partial(self._rejected, packet, error))
-
-    def answer_later(self, packet: Publish, ended: asyncio.Future[None], answer: Callable[[], None]) -> None:
-        """A message that goes its own way, outside of the batches: `answer` once it is stored. Others do not wait for it;
-        the session keeps the receipts of this connection in their order [MQTT-4.6.0-2]."""
-        self._elsewhere += 1
-        if self._elsewhere == ELSEWHERE_MAX:
-            self.pause()
-        self._listener.outstanding.add(ended)
-        ended.add_done_callback(partial(self._ended, packet, answer))
-
-    def _ended(self, packet: Publish, answer: Callable[[], None], ended: asyncio.Future[None]) -> None:
-        self._listener.outstanding.discard(ended)
-        if self._elsewhere == ELSEWHERE_MAX:
-            self.resume()
-        self._elsewhere -= 1
-        if ended.cancelled() or self.session.phase is not Phase.CONNECTED:
-            return
-        failure = ended.exception()
-        if failure is None:
-            answer()
-        elif packet.qos:
-            known = failure if isinstance(failure, DomainError) else StreamUnavailable("the message could not be stored")
-            self.refused([packet.packet_id], known)
-
-    def _rejected(self, packet: Publish, error: DomainError) -> None:
-        """The dead letter is stored: PUBACK with the reason, or, before MQTT 5, PUBACK and a word on the errors topic."""
-        if packet.qos:
-            self.session.acknowledge(packet.packet_id, reasons.puback_of(error), f"{error.code}: {error.detail}")
-        self._listener.router.tell_error(self, packet, error)
-        self.flush()
 
     def tick(self, now: float) -> None:
         """Once a second: its own quota, keep-alive, and the time that a stranger has for its CONNECT."""
@@ -527,8 +324,19 @@ class MQTTConnection(asyncio.Protocol):
         return was_slowed
 
     @property
+    def publishing(self) -> Publishing:
+        if self._publishing is None:
+            self._publishing = Publishing(self, self._listener)
+        return self._publishing
+
+    def forget_routes(self) -> None:
+        """The profile has changed."""
+        if self._publishing is not None:
+            self._publishing.forget_routes()
+
+    @property
     def alive(self) -> bool:
-        return self._transport is not None and self.session.phase is not Phase.CLOSED
+        return self._transport is not None and self.session.phase is not CLOSED
 
     @property
     def tenant_id(self) -> UUID:
@@ -536,40 +344,8 @@ class MQTTConnection(asyncio.Protocol):
         return self.principal.tenant_id
 
 
-def _note_logged(kept: KeptSession, packet_id: int, logged: asyncio.Future[int]) -> None:
-    if logged.exception() is None:
-        kept.published_at([packet_id], logged.result(), 1)
-    else:
-        kept.published_at([], 0, 1)
-
-
 _NO_SHARES: dict[str, StoredSubscription] = {}
 """Of the many connections that share nothing; replaced, never filled."""
-
-
-class _Messages:
-    """The ordinary messages of one connection in one batch. Implements stream.batcher.Waiter."""
-
-    __slots__ = ("_connection", "batch", "exactly_once", "packet_ids")
-
-    def __init__(self, connection: MQTTConnection, batch: Batch) -> None:
-        self._connection = connection
-        self.batch = batch
-        self.packet_ids: list[int] = []
-        self.exactly_once: list[int] = []
-        """those of a session that outlives the connection, at QoS 2"""
-
-    def stored(self, token: list[int]) -> None:
-        kept = self._connection.kept
-        if kept is not None and self.exactly_once:
-            kept.published_at(self.exactly_once, self.batch.sequence, len(self.exactly_once))
-        self._connection.stored(token)
-
-    def refused(self, token: list[int], error: DomainError) -> None:
-        kept = self._connection.kept
-        if kept is not None and self.exactly_once:
-            kept.published_at([], 0, len(self.exactly_once))
-        self._connection.refused(token, error)
 
 
 _HANDLERS: dict[type, Callable[[MQTTConnection, Any], None]] = {

@@ -355,14 +355,14 @@ class Router:
         kept = asyncio.ensure_future(self._keep(connection.tenant_id, message, connection.principal.quotas.retained_max))
         if not packet.qos:
             outbox.put_fleeting(message)
-            connection.answer_later(packet, kept, lambda: None)
+            connection.publishing.answer_later(packet, kept, lambda: None)
             return
         logged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         batch = outbox.stored.put_message(message)
         batch.waiters.append((_Logged(batch, logged), []))
-        connection.await_logged(packet, logged)
+        connection.publishing.await_logged(packet, logged)
         both = asyncio.ensure_future(_both(kept, logged))
-        connection.answer_later(packet, both, partial(connection.stored, [packet.packet_id]))
+        connection.publishing.answer_later(packet, both, partial(connection.publishing.stored, [packet.packet_id]))
 
     async def _keep(self, tenant_id: UUID, message: Message, count_max: int | None = None) -> None:
         async with self._retain_slots:
