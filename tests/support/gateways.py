@@ -33,6 +33,10 @@ class Device:
         return f"d/{self.slug}/{self.id}/"
 
 
+OPEN = {"publish": ["#"], "subscribe": ["#"]}
+"""A profile whose devices may use every topic."""
+
+
 @dataclass(frozen=True)
 class Gateway:
     mqtt_port: int
@@ -41,6 +45,9 @@ class Gateway:
     def client(self, device: Device, **options: Any) -> MQTTClient:
         options = {"client_id": str(device.id), "username": str(device.id), "password": device.token} | options
         return MQTTClient("127.0.0.1", self.mqtt_port, **options)
+
+
+Two = tuple[Gateway, Gateway]
 
 
 @asynccontextmanager

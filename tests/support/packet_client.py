@@ -156,6 +156,10 @@ class PacketClient:
         await self.send(Disconnect(reason))
         await self.abort()
 
+    def vanish(self) -> None:
+        """At once, whatever is still to be sent or read."""
+        self._writer.transport.abort()
+
     async def abort(self) -> None:
         """Without a word."""
         self._writer.close()

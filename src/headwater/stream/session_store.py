@@ -73,6 +73,7 @@ class SessionRecord(msgspec.Struct, array_like=True):
     received          QoS 2 packet ids of the client between PUBLISH and PUBREL
     published         its own QoS 2 messages up to this sequence of the log are in `received`, or done with
     will_at           UTC microseconds; the connection is gone and the will is due then; 0 = no will is due
+    is_lost           its gateway died while it served it, and with it what it knew since the record was written
     """
 
     tenant: bytes
@@ -89,6 +90,7 @@ class SessionRecord(msgspec.Struct, array_like=True):
     published: int = 0
     will: StoredWill | None = None
     will_at: int = 0
+    is_lost: bool = False
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -158,6 +158,31 @@ async def a_take_over_publishes_a_will_without_delay(stage: Stage) -> None:  # s
     assert (await listener.take()).payload == b"gone"
 
 
+@scenario("3.1.2-8", "3.1.4-3", levels=(5,), mosquitto="forgets the will of a session that ends")
+async def a_take_over_that_ends_the_session_publishes_a_delayed_will(stage: Stage) -> None:
+    """Section 3.1.4: where the older connection's session has no lifetime, or the newer one starts clean."""
+    listener = await listening(stage)
+    will = Will(stage.topic("will"), b"gone", 1, properties=Properties(will_delay_s=60))
+    for properties, clean in ((Properties(), False), (FOR_EVER, True)):
+        older = await stage.client("mortal", properties=properties, will=will)
+        newer = await stage.client("mortal", clean=clean)
+        await older.closes()
+        assert (await listener.take()).payload == b"gone"
+        await newer.leave()
+    await stage.quiet(listener)
+
+
+@scenario("3.1.3-9", levels=(5,))
+async def a_take_over_that_goes_on_with_the_session_discards_a_delayed_will(stage: Stage) -> None:
+    listener = await listening(stage)
+    will = Will(stage.topic("will"), b"gone", 1, properties=Properties(will_delay_s=1))
+    older = await stage.kept("mortal", will=will)
+    await stage.kept("mortal")
+    await older.closes()
+    await stage.later(2)
+    await stage.quiet(listener)
+
+
 @scenario("3.1.2-12 v3")
 async def without_a_will_nothing_is_published(stage: Stage) -> None:
     listener = await stage.client("listener")

@@ -1,4 +1,5 @@
-"""A running HTTP ingest: real uvicorn on a free port, real PostgreSQL behind the authentication, an uplink in memory."""
+"""A running HTTP ingest: real uvicorn on a free port, real PostgreSQL behind the authentication, an uplink in memory. And
+two gateways that are one broker, with a device that may use every topic."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from uuid import UUID
 import aiohttp
 import msgspec
 import pytest
+from tests.support.engines import DatabaseURLs
+from tests.support.gateways import OPEN, Device, Two, add_device, running_gateway
 from tests.support.tenants import TenantFactory
 
 from headwater.clock import SystemClock
@@ -26,6 +29,20 @@ from headwater.ingest.ports import Uplink
 from headwater.ingest.profile_compiled import CompiledProfiles
 from headwater.tenancy import secrets
 from headwater.testing.memory_uplink import MemoryUplink
+
+
+@pytest.fixture
+async def gateways(database_urls: DatabaseURLs, nats_url: str) -> AsyncIterator[Two]:
+    async with (
+        running_gateway(database_urls, nats_url, name="one") as one,
+        running_gateway(database_urls, nats_url, name="two") as two,
+    ):
+        yield one, two
+
+
+@pytest.fixture
+async def device(database_urls: DatabaseURLs, tenant_factory: TenantFactory) -> Device:
+    return await add_device(database_urls.owner, await tenant_factory(), definition=OPEN)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,13 @@ import asyncio
 
 import pytest
 from tests.support.engines import DatabaseURLs
-from tests.support.gateways import add_device, eventually, running_gateway
+from tests.support.gateways import OPEN, add_device, eventually, running_gateway
 from tests.support.killable_nats import killable_nats
 from tests.support.packet_client import PacketClient
 from tests.support.tenants import TenantFactory
 
 from headwater.gateway.mqtt import figures
 from headwater.protocols.mqtt import Auth, ConnAck, Connect, Disconnect, Properties, PubAck, Publish, Subscribe, Subscription
-
-OPEN = {"publish": ["#"], "subscribe": ["#"]}
 
 
 async def test_what_was_published_while_nats_restarted_is_delivered_once(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import asyncpg
 import nats
 import pytest
 from tests.support.engines import DatabaseURLs
-from tests.support.gateways import Device, Gateway, add_device, eventually, running_gateway
+from tests.support.gateways import OPEN, Device, Two, add_device, eventually
 from tests.support.packet_client import Closed, PacketClient
 from tests.support.tenants import TenantFactory
 
@@ -29,25 +28,6 @@ from headwater.protocols.mqtt import (
 )
 from headwater.stream import keyed, subjects
 from headwater.stream.topology import MESSAGE_STREAM, Topology, ensure
-
-OPEN = {"publish": ["#"], "subscribe": ["#"]}
-
-
-@pytest.fixture
-async def gateways(database_urls: DatabaseURLs, nats_url: str) -> AsyncIterator[tuple[Gateway, Gateway]]:
-    async with (
-        running_gateway(database_urls, nats_url, name="one") as one,
-        running_gateway(database_urls, nats_url, name="two") as two,
-    ):
-        yield one, two
-
-
-@pytest.fixture
-async def device(database_urls: DatabaseURLs, tenant_factory: TenantFactory) -> Device:
-    return await add_device(database_urls.owner, await tenant_factory(), definition=OPEN)
-
-
-Two = tuple[Gateway, Gateway]
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

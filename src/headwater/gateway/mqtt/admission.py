@@ -153,7 +153,7 @@ class Admission:
         self, connection: MQTTConnection, connect: Connect, client_id: str, principal: Principal, last_word: bytes | None
     ) -> None:
         connection.client_id, connection.client_key = client_id, subjects.client_key(client_id)
-        await self.end_local(principal.tenant_id, client_id, connect.clean_start)
+        await self.end_local(principal.tenant_id, client_id, None if connect.clean_start else principal.device_id)
         opened = await self._sessions.open(connection, connect, principal, self._will_of(connection, principal))
         if opened.earlier_will is not None:
             self._router.publish_will(principal.tenant_id, opened.earlier_will)
@@ -308,11 +308,13 @@ class Admission:
             publish()
             return
         stored = stored_will(will, connection.client_key) if will is not None else None
-        if stored is not None and connection.successor_is_clean is not None and stored.delay_s:
-            # The client is back: its will goes now where that ends the session, and else not at all (section 3.1.3.2.2).
-            if connection.successor_is_clean:
-                publish()
-            stored = None
+        if stored is not None and connection.is_resumed is not None:
+            # The client is back: its will goes now where that ends the session, and with a delay else not at all
+            # [MQTT-3.1.3-9], section 3.1.3.2.2.
+            if not connection.is_resumed:
+                stored = msgspec.structs.replace(stored, delay_s=0)
+            elif stored.delay_s:
+                stored = None
         ending = asyncio.get_running_loop().create_task(self._sessions.close(connection.kept, stored, publish))
         self._endings[key] = ending
         ending.add_done_callback(partial(self._session_ended, key))
@@ -323,12 +325,15 @@ class Admission:
         if not ending.cancelled() and ending.exception() is not None:
             log.error("session_end_failed", error=repr(ending.exception()))
 
-    async def end_local(self, tenant_id: UUID, client_id: str, successor_is_clean: bool) -> None:
-        """End this gateway's connection of a client, if there is one, and wait until its session is written down."""
+    async def end_local(self, tenant_id: UUID, client_id: str, heir: UUID | None) -> None:
+        """End this gateway's connection of a client, if there is one, and wait until its session is written down.
+
+        heir  the device that wants to go on with the session; None = a clean start ends it
+        """
         key = (tenant_id, client_id)
         older = self._by_client.get(key)
-        if older is not None:
-            older.successor_is_clean = successor_is_clean
+        if older is not None and older.principal is not None:
+            older.is_resumed = heir == older.principal.device_id and older.session.session_expiry_s > 0
             older.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
         ending = self._endings.get(key)
         if ending is not None:

@@ -58,8 +58,8 @@ class MQTTConnection(asyncio.Protocol):
     __slots__ = (
         "_descriptor", "_listener", "_pauses", "_publishing", "_requests", "_slowed", "_transport", "address",
         "authentication", "bytes_left", "certificate_der", "client_id", "client_key", "close_reason", "connect", "delivery",
-        "ended", "epoch", "granted", "has_left", "has_room", "kept", "messages_left", "meter", "principal", "scheme",
-        "send_maximum", "sequence", "session", "shared", "successor_is_clean", "visitor",
+        "ended", "epoch", "granted", "has_left", "has_room", "is_resumed", "kept", "messages_left", "meter", "principal",
+        "scheme", "send_maximum", "sequence", "session", "shared", "visitor",
     )  # fmt: skip
 
     def __init__(self, listener: MQTTListener, visitor: Visitor) -> None:
@@ -95,8 +95,8 @@ class MQTTConnection(asyncio.Protocol):
         self.has_left = False
         self.has_room = True
         """The peer reads what it is sent."""
-        self.successor_is_clean: bool | None = None
-        """a newer connection of the same client took over; None = none did"""
+        self.is_resumed: bool | None = None
+        """A newer connection of the same client took over, and goes on with the session; None = none did."""
         self.epoch = 0
         self.sequence = 0
         self.ended: Ended | None = None

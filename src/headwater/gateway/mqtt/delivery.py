@@ -220,7 +220,7 @@ class Delivery:
             if each.released:
                 self.connection.session.release(each.packet_id)
             elif message is None:
-                del self.pending[each.packet_id]
+                self._give_up(each)
             else:
                 place_of = (each.sequence, each.index)
                 sent.append(Waiting(message, None, each.qos, each.retain, each.identifiers, place_of, each.packet_id))
@@ -335,8 +335,17 @@ class Delivery:
         except WouldBlock:
             return False
         except PacketTooLarge:
-            del self.pending[waiting.packet_id]
+            self._give_up(pending)
         return True
+
+    def _give_up(self, pending: Pending) -> None:
+        """What cannot be sent again. At QoS 2 the client may have it and wait for its PUBREL: under that packet id it would
+        take the next message for a repetition."""
+        if pending.qos == 2:
+            pending.released = True
+            self.connection.session.release(pending.packet_id)
+        else:
+            del self.pending[pending.packet_id]
 
     def _next_packet_id(self) -> int:
         packet_id = self._packet_id % 0xFFFF + 1

@@ -68,6 +68,7 @@ class KeptSession:
     def published_at(self, packet_ids: list[int], sequence: int, under_way: int) -> None:
         """So many have ended; these of them are stored."""
         self.received.update(packet_ids)
+        self.received.discard(0)  # a will's, which has none
         self.published = max(self.published, sequence)
         self.is_dirty = True
         self._under_way -= under_way

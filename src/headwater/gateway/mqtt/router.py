@@ -122,6 +122,12 @@ class Router:
 
     async def subscribe(self, connection: MQTTConnection, packet: Subscribe) -> None:
         """SUBACK, and then what is retained. Nothing that is published after the SUBACK is missed."""
+        try:
+            await self._subscribe(connection, packet)
+        finally:
+            self._leave_if_gone(connection)
+
+    async def _subscribe(self, connection: MQTTConnection, packet: Subscribe) -> None:
         identifiers = packet.properties.subscription_identifiers
         identifier = identifiers[0] if identifiers else 0
         codes = self._grant_all(connection, packet.subscriptions)
@@ -246,6 +252,12 @@ class Router:
         """Everything that a session of an earlier connection had subscribed to, before its CONNACK. Raises DomainErrors."""
         if not opened.subscriptions and not opened.pending:
             return
+        try:
+            await self._resume(connection, opened)
+        finally:
+            self._leave_if_gone(connection)
+
+    async def _resume(self, connection: MQTTConnection, opened: Opened) -> None:
         record = opened.kept.record if opened.kept is not None else None
         assert record is not None
         delivery = await self._delivery_of(connection)
@@ -282,14 +294,20 @@ class Router:
         filters = [*connection.shared, *(delivery.subscriptions if delivery is not None else ())]
         return all(may_subscribe(connection.granted, _filter_of(each)) for each in filters)
 
+    def _leave_if_gone(self, connection: MQTTConnection) -> None:
+        """The connection ended while something was added for it, and that came behind its `leave`."""
+        if connection.has_left:
+            self.leave(connection)
+
     def leave(self, connection: MQTTConnection) -> None:
-        """The connection has ended."""
+        """The connection has ended. Safe to call again."""
         delivery = connection.delivery
         if delivery is None:
             return
         space = delivery.space
         delivery.stop()
         self._dropped_before += delivery.dropped
+        delivery.dropped = 0
         for subscription in delivery.subscriptions.values():
             space.subscribers.remove(delivery, subscription)
         for topic_filter in connection.shared:

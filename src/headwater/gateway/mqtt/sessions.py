@@ -52,7 +52,7 @@ ATTEMPTS = 5
 """Two gateways that both open one session overtake each other once or twice."""
 SCAN_BATCHES = 64
 
-EndLocal = Callable[[UUID, str, bool], Awaitable[None]]
+EndLocal = Callable[[UUID, str, UUID | None], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class _Comer:
 
 
 class Sessions:
-    """end_local  ends this gateway's connection of a client (tenant, client id, successor starts clean), and waits for it"""
+    """end_local  ends this gateway's connection of a client (tenant, client id, heir), and waits for it"""
 
     def __init__(self, nats_client: Client, gateway_id: UUID, message_log: MessageLog, retained: RetainedStore) -> None:
         self._nats = nats_client
@@ -112,7 +112,7 @@ class Sessions:
         for _ in range(ATTEMPTS):
             is_dead = False
             if stored.record is not None and stored.record.connected:
-                is_dead = not await self._release(stored.record, connect.clean_start)
+                is_dead = not await self._release(stored.record, None if connect.clean_start else principal.device_id)
                 stored = await self._store.find(tenant_id, client_id)
             try:
                 return await self._open(_Comer(connection, connect, principal, will), stored, is_dead)
@@ -123,6 +123,7 @@ class Sessions:
     async def _open(self, comer: _Comer, stored: StoredSession, is_dead: bool) -> Opened:
         """is_dead: the gateway that served it is. Raises Overtaken, and others."""
         record, tenant_id = stored.record, comer.principal.tenant_id
+        is_dead = is_dead or (record is not None and record.is_lost)
         opened = Opened(present=record is not None and comer.may_resume(record))
         if record is not None and record.will is not None and _is_due(record.will, record, opened.present, is_dead):
             opened.earlier_will = record.will
@@ -134,6 +135,7 @@ class Sessions:
             record = await self._new_record(comer, is_one_more=record is None)
         elif is_dead:
             await self._learn_published(tenant_id, record)
+            record.is_lost = False
         if opened.present:
             opened.subscriptions, opened.pending = record.subscriptions, record.pending
             opened.messages = await self._messages_of(tenant_id, record.pending)
@@ -187,13 +189,16 @@ class Sessions:
 
     # -- moving ---------------------------------------------------------------------------------------------------------
 
-    async def _release(self, record: SessionRecord, successor_is_clean: bool) -> bool:
-        """Ask who serves it to let go. False = there is nobody: its gateway is dead."""
+    async def _release(self, record: SessionRecord, heir: UUID | None) -> bool:
+        """Ask who serves it to let go. False = there is nobody: its gateway is dead.
+
+        heir  the device that wants to go on with it; None = a clean start ends it
+        """
         tenant_id, owner = UUID(bytes=record.tenant), UUID(bytes=record.owner)
         if owner == self._gateway_id:
-            await self.end_local(tenant_id, record.client_id, successor_is_clean)
+            await self.end_local(tenant_id, record.client_id, heir)
             return True
-        request = msgspec.msgpack.encode((record.tenant, record.client_id, successor_is_clean))
+        request = msgspec.msgpack.encode((record.tenant, record.client_id, heir.bytes if heir is not None else b""))
         try:
             await self._nats.request(subjects.release(owner), request, timeout=RELEASE_S)
         except (nats.errors.NoRespondersError, TimeoutError, nats.errors.TimeoutError):
@@ -205,8 +210,8 @@ class Sessions:
 
     async def listen(self) -> None:
         async def released(message: Any) -> None:
-            tenant, client_id, successor_is_clean = msgspec.msgpack.decode(message.data)
-            await self.end_local(UUID(bytes=tenant), client_id, successor_is_clean)
+            tenant, client_id, heir = msgspec.msgpack.decode(message.data)
+            await self.end_local(UUID(bytes=tenant), client_id, UUID(bytes=heir) if heir else None)
             await message.respond(b"")
 
         async def requested(message: Any) -> None:

@@ -1,0 +1,117 @@
+"""How sessions end and change hands, and what clients that are gone leave behind: on two gateways that are one broker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import nats
+import pytest
+from tests.support.engines import DatabaseURLs
+from tests.support.gateways import OPEN, Device, Two, add_device, eventually
+from tests.support.packet_client import PacketClient
+
+from headwater.protocols.mqtt import Properties, PubComp, Publish, PubRec, PubRel, Subscribe, Subscription, Will
+from headwater.stream.session_store import SessionStore
+
+
+def will(qos: int = 1, **properties: int) -> Will:
+    return Will("w", b"gone", qos, properties=Properties(**properties))
+
+
+@pytest.fixture
+async def listener(gateways: Two, device: Device) -> PacketClient:
+    client = await PacketClient.open(gateways[0], device, "listener")
+    await client.subscribe("w", qos=2)
+    return client
+
+
+@pytest.mark.parametrize("other", [0, 1])
+async def test_another_device_that_takes_over_ends_the_session(
+    gateways: Two, device: Device, listener: PacketClient, database_urls: DatabaseURLs, other: int
+) -> None:
+    rival = await add_device(database_urls.owner, device.tenant_id, definition=OPEN)
+    older = await PacketClient.open(gateways[0], device, "same", will=will(will_delay_s=60), session_expiry_s=600)
+    newer = await PacketClient.open(gateways[other], rival, "same", clean_start=False, session_expiry_s=600)
+    assert not newer.connack.session_present
+    assert (await listener.take()).payload == b"gone"
+    older.vanish()
+
+
+async def test_a_will_at_qos_2_takes_no_room_of_the_next_connections_publishes(
+    gateways: Two, device: Device, listener: PacketClient
+) -> None:
+    client = await PacketClient.open(gateways[0], device, "client", will=will(qos=2), session_expiry_s=600)
+    client.vanish()
+    await listener.take()
+    client = await PacketClient.open(gateways[1], device, "client", clean_start=False, session_expiry_s=600)
+    assert client.connack.session_present
+    for packet_id in range(1, (client.connack.properties.receive_maximum or 0) + 1):
+        await client.send(Publish("x", b"", 2, packet_id=packet_id))
+        await client.expect(PubRec)
+    await client.send(PubRel(1))
+    assert await client.expect(PubComp) == PubComp(1)
+
+
+async def test_a_publisher_is_known_to_repeat_itself_after_its_session_was_closed_for_it(
+    gateways: Two, device: Device, nats_url: str
+) -> None:
+    """The record is as a worker leaves it, of a gateway that died before it wrote what its client had published."""
+    listener = await PacketClient.open(gateways[0], device, "listener")
+    await listener.subscribe("a", qos=2)
+    speaker = await PacketClient.open(gateways[0], device, "speaker", session_expiry_s=600)
+    connection = await nats.connect(nats_url)
+    store = SessionStore(connection)
+    record = (await store.find(device.tenant_id, "speaker")).record
+    assert record is not None
+    await speaker.send(Publish("a", b"once", 2, packet_id=7))
+    await speaker.expect(PubRec)
+    assert (await listener.take()).payload == b"once"
+    await speaker.bye()
+
+    async def revision_once_closed() -> int:
+        stored = await store.find(device.tenant_id, "speaker")
+        return 0 if stored.record is None or stored.record.connected else stored.revision
+
+    record.connected, record.is_lost = False, True
+    await store.save(record, await eventually(revision_once_closed, "its gateway has closed the session"))
+    for gateway in gateways:
+        speaker = await PacketClient.open(gateway, device, "speaker", clean_start=False, session_expiry_s=600)
+        assert speaker.connack.session_present
+        await speaker.send(Publish("a", b"once", 2, dup=True, packet_id=7))
+        assert (await speaker.expect(PubRec)).packet_id == 7
+        await speaker.bye()
+    assert await listener.silent()
+    await connection.close()
+
+
+async def test_what_cannot_be_sent_again_frees_its_packet_id(gateways: Two, device: Device) -> None:
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    await speaker.publish("gone", b"kept", 2, retain=True)
+    await speaker.publish("large", b"x" * 200, 2, retain=True)
+    client = await PacketClient.open(gateways[0], device, "client", session_expiry_s=600)
+    await client.subscribe("gone", "large", qos=2)
+    first = {(message := await client.expect(Publish)).topic: message.packet_id for _ in range(2)}
+    await client.abort()
+    await speaker.publish("gone", b"", 1, retain=True)
+    client = await PacketClient.open(
+        gateways[1], device, "client", clean_start=False, session_expiry_s=600, packet_bytes_max=100
+    )
+    assert {(await client.expect(PubRel)).packet_id for _ in range(2)} == set(first.values())
+    for packet_id in first.values():
+        await client.send(PubComp(packet_id))
+    assert (await client.expect(Publish)).payload == b""  # the log goes on behind them
+
+
+async def test_a_client_that_vanishes_while_it_subscribes_takes_nothing_from_others(gateways: Two, device: Device) -> None:
+    member = await PacketClient.open(gateways[1], device, "member")
+    await member.subscribe("$share/team/a", qos=0)
+    for _ in range(5):
+        client = await PacketClient.open(gateways[0], device, "client")
+        await client.subscribe("b")
+        await client.send(Subscribe(9, (Subscription("$share/team/a", 0),)))
+        client.vanish()
+    await asyncio.sleep(0.5)  # it is subscribed by now, if ever
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    for number in range(20):
+        await speaker.publish("a", b"%d" % number, 0)
+        assert (await member.take()).payload == b"%d" % number
