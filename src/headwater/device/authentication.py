@@ -20,6 +20,14 @@ class DeviceRefused(Unauthenticated):
     code = "device.refused"
 
 
+class WrongToken(DeviceRefused):
+    """Of a token that there is. secret_hash: by which the right one is known while others fail in its name."""
+
+    def __init__(self, detail: str, secret_hash: bytes) -> None:
+        super().__init__(detail)
+        self.secret_hash = secret_hash
+
+
 class DeviceSuspended(Unauthenticated):
     code = "device.suspended"
 
@@ -42,6 +50,8 @@ class Claim(NamedTuple):
 
 
 NO_CLAIM = Claim()
+UNKNOWN = "unknown or wrong token"
+"""One answer for both: nobody learns here which tokens there are."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -88,8 +98,10 @@ class TokenAuthenticator:
         if secret is None:
             return None
         found = await self.find(secret.row_id)
-        if found is None or not secret.matches(found.secret_hash):
-            raise DeviceRefused("unknown or wrong token")
+        if found is None:
+            raise DeviceRefused(UNKNOWN)
+        if not secret.matches(found.secret_hash):
+            raise WrongToken(UNKNOWN, found.secret_hash)
         if presented.password and presented.name and presented.name != str(found.device_id):
             raise DeviceRefused("the token belongs to another device than the user name says")
         return self.principal(found, secret.row_id)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
 from uuid import uuid4
 
 import pytest
 
-from headwater.device.authentication import DeviceRefused, Presented
+from headwater.device.authentication import DeviceRefused, Presented, WrongToken
 from headwater.errors import Unavailable
 from headwater.gateway.mqtt import door as door_module
 from headwater.gateway.mqtt.door import (
-    ADDRESS,
+    ADDRESS_FAILURES,
+    ADDRESS_FAILURES_PER_S,
     CREDENTIAL,
     IDENTITY,
     PATIENCE_S,
@@ -190,7 +192,7 @@ def test_exempt_addresses_are_not_judged(time: Time) -> None:
     networks = (ipaddress.ip_network("127.0.0.0/8"),)
     door = Door(DoorRules(address_connects_per_s=1, address_connecting_max=1, exempt=networks), time)
     assert all(isinstance(arrive(door, "127.0.0.1:1"), Visitor) for _ in range(5))
-    for _ in range(ADDRESS.free + 5):
+    for _ in range(ADDRESS_FAILURES + 5):
         fail(door, Presented(None, None), "127.0.0.1:1")
 
 
@@ -260,18 +262,49 @@ def test_a_token_is_one_identity_wherever_it_is_shown(time: Time) -> None:
         raise AssertionError("it was looked at")
 
 
-def test_a_whole_address_is_paused_late_and_its_good_devices_pass(time: Time) -> None:
+def test_the_true_owner_of_a_token_is_known_where_it_has_never_been(time: Time) -> None:
+    """A gateway that has just started remembers nobody, and somebody fails in a device's name from many addresses."""
+    door = Door(DoorRules(), time)
+    row = uuid4()
+    right = secrets.mint(secrets.DEVICE, row)
+    for number in range(IDENTITY.free + 50):
+        guess = Presented(secrets.mint(secrets.DEVICE, row).text)
+        caller = Caller(f"203.0.113.{number}:1")
+        with contextlib.suppress(ConnectionRateExceeded, WrongToken), door.asking(caller, guess):
+            raise WrongToken("wrong", right.digest)
+    with pytest.raises(ConnectionRateExceeded, match="this name"), door.asking(Caller(), guess):
+        raise AssertionError("it was looked at")
+    succeed(door, Presented("pump-1", right.text.encode()))
+
+
+def test_a_whole_address_is_slowed_down_late_and_its_good_devices_pass(time: Time) -> None:
     door = Door(DoorRules(), time)
     good = Presented("pump-1", b"right")
     succeed(door, good)
-    for number in range(ADDRESS.free + 1):
+    for number in range(ADDRESS_FAILURES):
         fail(door, Presented(f"user-{number}", b"x"))
-    with pytest.raises(ConnectionRateExceeded), door.asking(Caller(), Presented("someone", b"new")):
+    with pytest.raises(ConnectionRateExceeded, match="this address"), door.asking(Caller(), Presented("someone", b"new")):
         raise AssertionError("it was looked at")
     succeed(door, good)
     succeed(door, Presented("someone", b"new"), "192.0.2.2:1")
-    time.now += ADDRESS.first_s
+    time.now += 1 / ADDRESS_FAILURES_PER_S
     succeed(door, Presented("someone", b"new"))
+
+
+def test_a_good_device_comes_in_beside_a_hundred_that_are_misconfigured(time: Time) -> None:
+    """All behind one router, all of them again each second; the good one comes last, and has never been here."""
+    door = Door(DoorRules(), time)
+    for second in range(60):
+        time.now = 1000.0 + second
+        for number in range(100):
+            revoked = Presented(f"device-{number}", b"revoked")
+            with contextlib.suppress(ConnectionRateExceeded, DeviceRefused), door.asking(Caller(), revoked):
+                raise DeviceRefused("revoked")
+        if second >= 10:
+            with contextlib.suppress(ConnectionRateExceeded):
+                succeed(door, Presented("newcomer", b"right"))
+                return
+    raise AssertionError("a minute was not enough")
 
 
 def test_a_credential_that_was_good_and_is_not_any_more_is_judged_like_any_other(time: Time) -> None:
@@ -286,7 +319,7 @@ def test_a_credential_that_was_good_and_is_not_any_more_is_judged_like_any_other
 
 def test_an_engine_that_is_away_is_nobodys_failure(time: Time) -> None:
     door = Door(DoorRules(), time)
-    for _ in range(2 * ADDRESS.free):
+    for _ in range(2 * ADDRESS_FAILURES):
         with pytest.raises(Unavailable), door.asking(Caller(), Presented("pump-1", b"right")):
             raise Unavailable("away")
     succeed(door, Presented("pump-1", b"right"))

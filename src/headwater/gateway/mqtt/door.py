@@ -6,11 +6,12 @@ Pure: it is told the time, and it drops nobody itself. What it bounds, in the or
   accepted waits in the kernel, so a storm is let in gradually and nobody in it is refused.
 - connecting (accepted, and no CONNECT yet): a bounded number, and of each address. When hardly a place comes free by itself,
   whoever takes longer than PATIENCE_S makes room for the next: a flood of half-open handshakes pushes out itself.
-- asking: a credential, an identity or an address that failed again and again is answered from here, with growing pauses,
-  and PostgreSQL is not asked.
+- asking: a credential or an identity that failed again and again is answered from here, with growing pauses, an address
+  at a pace, and PostgreSQL is not asked.
 
 Many good devices share an address (NAT, a site's router), so an address is the last to be blamed: its bounds are wide, and
-a credential that was good before passes while its address, or its identity, is in disgrace. Nobody can lock a device out by
+it is never paused as a whole. A credential that was good before, or that is the right one by what the registry said when
+others failed in its name, passes whatever is held against its identity and its address: nobody can lock a device out by
 failing in its name.
 """
 
@@ -21,11 +22,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from headwater.device.authentication import Presented
+from headwater.device.authentication import Presented, WrongToken
 from headwater.errors import DomainError, Unauthenticated
 from headwater.tenancy import secrets
 
@@ -136,8 +138,10 @@ CREDENTIAL = BackOffRule(free=3, first_s=1.0, longest_s=60.0)
 """The very same user name and password: a device that nobody has registered, or whose token was revoked."""
 IDENTITY = BackOffRule(free=20, first_s=1.0, longest_s=30.0)
 """The same user name or token id with changing secrets: somebody guesses."""
-ADDRESS = BackOffRule(free=200, first_s=1.0, longest_s=30.0)
-"""A site with a hundred misconfigured devices behind one router is still served."""
+ADDRESS_FAILURES = 200
+ADDRESS_FAILURES_PER_S = 20
+"""Of one address, at once and then each second. A pace and no pause: a hundred misconfigured devices behind one router,
+which are each looked at less and less, leave room for a good one that has never been here."""
 
 
 class TokenBucket:
@@ -266,7 +270,9 @@ class Door:
         self._paces: Recent[str, TokenBucket] = Recent()
         self._credentials = BackOff(CREDENTIAL)
         self._identities = BackOff(IDENTITY)
-        self._addresses = BackOff(ADDRESS)
+        self._hashes: Recent[str, bytes] = Recent()
+        """of the secrets of identities in whose name somebody failed"""
+        self._addresses: Recent[str, TokenBucket] = Recent()
         self._good: Recent[int, bool] = Recent()
         self._waiting = 0
         self.inside = 0
@@ -379,15 +385,15 @@ class Door:
             guest.visitor = None
         claim = Claim.of(guest.address, presented, self._rules.exempt)
         try:
-            self._may_ask(claim)
+            self._may_ask(claim, presented)
         except DomainError:
             self.refused_total += 1
             raise
         self._waiting += 1
         try:
             yield
-        except Unauthenticated:
-            self._failed(claim)
+        except Unauthenticated as error:
+            self._failed(claim, error)
             raise
         else:
             if conclusive:
@@ -395,7 +401,7 @@ class Door:
         finally:
             self._waiting -= 1
 
-    def _may_ask(self, claim: Claim) -> None:
+    def _may_ask(self, claim: Claim, presented: Presented) -> None:
         rules, now = self._rules, self._now()
         full = bool(rules.connections_max) and self.inside > rules.connections_max
         if full or self.closing:
@@ -405,22 +411,44 @@ class Door:
             raise GatewayFull(said)
         if rules.waiting_max and self._waiting >= rules.waiting_max:
             raise GatewayFull("too many connections wait for their authentication")
-        wait_s = self._credentials.left_s(claim.credential, now) if claim.credential else 0.0
-        if claim.credential not in self._good:
-            wait_s = max(wait_s, self._identities.left_s(claim.identity, now) if claim.identity else 0.0)
-            wait_s = max(wait_s, self._addresses.left_s(claim.host, now) if claim.host is not None else 0.0)
-        if wait_s > 0:
-            raise ConnectionRateExceeded(f"failed too often; not looked at for {wait_s:.0f} s", retry_after_s=wait_s)
+        self._judge(claim, presented, now)
 
-    def _failed(self, claim: Claim) -> None:
+    def _judge(self, claim: Claim, presented: Presented, now: float) -> None:
+        """Raises ConnectionRateExceeded, which says what is held against whom."""
+        held = [("this credential", self._credentials.left_s(claim.credential, now) if claim.credential else 0.0)]
+        if claim.credential not in self._good and not self._is_right(claim, presented):
+            held.append(("this name", self._identities.left_s(claim.identity, now) if claim.identity else 0.0))
+            failures = self._addresses.find(claim.host) if claim.host is not None else None
+            held.append(("this address", failures.wait_s(now) if failures is not None else 0.0))
+        whose, wait_s = max(held, key=itemgetter(1))
+        if wait_s > 0:
+            said = f"{whose} failed too often lately; not looked at for {wait_s:.1f} s"
+            raise ConnectionRateExceeded(said, retry_after_s=wait_s)
+
+    def _is_right(self, claim: Claim, presented: Presented) -> bool:
+        """By the hash that others were measured by when they failed in this name."""
+        secret_hash = self._hashes.find(claim.identity)
+        if secret_hash is None:
+            return False
+        shown = secrets.parse(presented.token, secrets.DEVICE)
+        return shown is not None and shown.matches(secret_hash)
+
+    def _failed(self, claim: Claim, error: Unauthenticated) -> None:
         now = self._now()
         if claim.credential:
             self._good.forget(claim.credential)
             self._credentials.failed(claim.credential, now)
         if claim.identity:
             self._identities.failed(claim.identity, now)
+            if isinstance(error, WrongToken):
+                self._hashes.put(claim.identity, error.secret_hash)
         if claim.host is not None:
-            self._addresses.failed(claim.host, now)
+            failures = self._addresses.find(claim.host)
+            if failures is None:
+                failures = TokenBucket(ADDRESS_FAILURES_PER_S, ADDRESS_FAILURES, now)
+                self._addresses.put(claim.host, failures)
+            failures.wait_s(now)
+            failures.take()
 
     def _succeeded(self, claim: Claim) -> None:
         """An address is not forgiven for one good device behind it: who guesses may have a good credential, too."""
