@@ -13,7 +13,7 @@ import structlog
 from headwater.app import readiness
 from headwater.app.connections import connect_nats
 from headwater.app.metrics import Figure, serve_metrics
-from headwater.app.process import collect_rarely
+from headwater.app.process import collect_rarely, map_large_blocks
 from headwater.app.settings import GatewaySettings, Settings, SettingsInvalid, check_anonymous, networks, require
 from headwater.clock import SystemClock
 from headwater.database.session import Database, open_pool
@@ -49,6 +49,7 @@ log = structlog.get_logger(__name__)
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve devices until `stop`; then stop accepting, store what was received, say good-bye."""
     check_anonymous(settings.gateway)
+    map_large_blocks()
     async with AsyncExitStack() as stack:
         gateway_id = uuid7()
         clock = SystemClock()

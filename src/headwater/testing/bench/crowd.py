@@ -20,7 +20,7 @@ from headwater.testing.bench.installation import installation, temporary
 from headwater.testing.bench.processes import Usage, memory_bytes, permitted
 from headwater.testing.bench.report import Outcome, Process, Row, at_most, spread
 
-PLAIN_KIB_MAX, TLS_KIB_MAX = 8.0, 48.0
+PLAIN_KIB_MAX, TLS_KIB_MAX = 8.0, 36.0
 
 
 class Memory(msgspec.Struct):
