@@ -227,7 +227,7 @@ class AllInOne:
 
     async def _await_service(self) -> None:
         """Every port answers as the world will ask it."""
-        host, options = _reach(self._options.host), self._options
+        host, options = probe.reach(self._options.host), self._options
         device_ports = [options.mqtt_port, options.mqtts_port, options.ws_port, options.wss_port, options.ingest_port]
         async with asyncio.timeout(SERVES_S):
             while True:
@@ -262,7 +262,7 @@ class AllInOne:
 
     def _urls(self) -> dict[str, str]:
         """Of what is on."""
-        host, options = _bracketed(_reach(self._options.host)), self._options
+        host, options = _bracketed(probe.reach(self._options.host)), self._options
         ingest = "https" if self._settings.gateway.tls_cert_file else "http"
         urls = {
             "http_url": f"http://{host}:{options.http_port}",
@@ -336,11 +336,6 @@ async def _create_database(owner_url: str) -> None:
 
 def _is_given(settings: Settings) -> bool:
     return bool(settings.gateway.tls_cert_file or settings.gateway.mqtts_cert_file)
-
-
-def _reach(host: str) -> str:
-    """Where a program on this machine finds a server that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104  # compared, not bound
 
 
 def _bracketed(host: str) -> str:

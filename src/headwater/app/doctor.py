@@ -21,6 +21,7 @@ from headwater.app.engine_checks import check_nats, connect_database, nats_once
 from headwater.app.engines.ports import is_free
 from headwater.app.home import Home
 from headwater.app.home_settings import read
+from headwater.app.probe import answers_http, reach
 from headwater.app.settings import Settings, misspelt
 from headwater.database.migrate import pending
 from headwater.errors import DomainError
@@ -87,19 +88,24 @@ async def variables(_subject: Subject) -> Finding | None:
 
 
 async def ports(subject: Subject) -> Finding | None:
-    """Only where nothing of ours runs: then they should be free for `up`."""
+    """Only where nothing of ours runs: then they should be free for `up`, or for a role."""
     if subject.running:
         return None
     gateway, api = subject.settings.gateway, subject.settings.api
-    wanted = {
+    of_gateway = {
         "--mqtt-port": gateway.mqtt_port,
         "--mqtts-port": gateway.mqtts_port,
         "--ws-port": gateway.ws_port,
         "--wss-port": gateway.wss_port,
         "--ingest-port": gateway.http_port,
-        "--http-port": api.http_port,
     }
-    taken = {option: port for option, port in wanted.items() if port and not is_free(port)}
+    of_api = {"--http-port": api.http_port}
+    if _has_engines(subject):  # no home says of a role that runs by itself that it does
+        if await answers_http(reach(gateway.host), gateway.http_port, "/v1/health"):
+            of_gateway = {}
+        if await answers_http(reach(api.host), api.http_port, "/api/v1/health/live"):
+            of_api = {}
+    taken = {option: port for option, port in (of_gateway | of_api).items() if port and not is_free(port)}
     if not taken:
         return None
     said = ", ".join(f"{port} ({option})" for option, port in taken.items())

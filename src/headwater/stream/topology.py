@@ -24,6 +24,8 @@ _STREAM_EXISTS = 10058
 """JSStreamNameExistErr"""
 _NO_PEERS = 10005
 """JSClusterNoPeersErrF: fewer servers than replicas, as while a cluster forms"""
+_NO_ROOM = 10047
+"""JSStorageResourcesExceededErr: max_file_store of the only server"""
 ENSURE_S = 60.0
 """An election takes seconds, a server that comes back with a large store longer."""
 ENSURE_PAUSE_S = 0.5
@@ -203,13 +205,21 @@ async def ensure(jetstream: JetStreamContext, topology: Topology) -> None:
         try:
             await _ensure(jetstream, topology)
         except (nats.errors.Error, TimeoutError) as error:
-            if not _may_pass(error):
+            has_no_room = isinstance(error, APIError) and "insufficient storage" in str(error.description)
+            if not _may_pass(error) and not has_no_room:
                 raise
-            if loop.time() >= give_up:
-                raise StreamUnavailable(f"NATS did not let us see to its streams for {ENSURE_S:.0f} s: {error}") from error
+            if loop.time() >= give_up or (isinstance(error, APIError) and error.err_code == _NO_ROOM):
+                said = f"NATS did not let us see to its streams for {ENSURE_S:.0f} s: {error}"
+                raise StreamUnavailable(_no_room(topology) if has_no_room else said) from error
             await asyncio.sleep(ENSURE_PAUSE_S)
         else:
             return
+
+
+def _no_room(topology: Topology) -> str:
+    """Streams have their room reserved, whether they use it or not."""
+    wanted = sum(config.max_bytes or 0 for config in streams(topology) if config.storage is not StorageType.MEMORY)
+    return f"NATS has no room for the streams: max_file_store of each server must be at least {wanted / GIB:,.1f} GiB"
 
 
 def _may_pass(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections import namedtuple
@@ -11,9 +12,10 @@ import asyncpg
 import nats
 import pytest
 
-from headwater.app import doctor
+from headwater.app import doctor, gateway, settings
 from headwater.app.doctor import examine
 from headwater.app.engines.ports import free_port
+from headwater.app.probe import answers_http
 from headwater.stream.topology import Topology, ensure
 
 Usage = namedtuple("Usage", "total used free")
@@ -97,6 +99,27 @@ async def test_a_port_is_taken(external, with_streams):
         (finding,) = await examine(external)
     assert finding.code == "port.taken"
     assert "--mqtt-port" in finding.problem
+
+
+async def test_a_gateway_that_runs_by_itself_has_its_ports_rightly(external, with_streams):
+    stop = asyncio.Event()
+    running = asyncio.create_task(gateway.run(settings.read(), stop))
+    try:
+        async with asyncio.timeout(20):
+            while not await answers_http("127.0.0.1", int(os.environ["HEADWATER_GATEWAY_HTTP_PORT"]), "/v1/health"):
+                assert not running.done(), running.result()
+                await asyncio.sleep(0.02)
+        assert await codes(external) == []
+        with socket.create_server(("127.0.0.1", int(os.environ["HEADWATER_API_HTTP_PORT"]))):
+            (finding,) = await examine(external)
+        assert (finding.code, "--http-port" in finding.problem, "--mqtt-port" in finding.problem) == (
+            "port.taken",
+            True,
+            False,
+        )
+    finally:
+        stop.set()
+        await running
 
 
 async def test_a_setting_is_misspelt(external, with_streams, monkeypatch):
