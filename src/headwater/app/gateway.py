@@ -24,6 +24,7 @@ from headwater.gateway.http.server import serve
 from headwater.gateway.metering import Meters
 from headwater.gateway.mqtt.acceptor import Port
 from headwater.gateway.mqtt.admission import Admission
+from headwater.gateway.mqtt.client_directory import ClientDirectory
 from headwater.gateway.mqtt.door import STAGES, Door, DoorRules, LoggedRefusals, Network
 from headwater.gateway.mqtt.happenings import Happenings, ToldRefusals
 from headwater.gateway.mqtt.listener import MQTTListener
@@ -31,6 +32,7 @@ from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.sessions import Sessions
 from headwater.gateway.mqtt.tls import CertificateUnusable, ServerTLS
 from headwater.gateway.presence import Attendance, Presence
+from headwater.gateway.roster import Roster
 from headwater.gateway.timeline import Timeline
 from headwater.ids import uuid7
 from headwater.ingest.profile_compiled import CompiledProfiles
@@ -91,6 +93,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         message_log, retained = MessageLog(nats), RetainedStore(nats)
         router = Router(nats, carrier, publisher, message_log, retained)
         sessions = Sessions(nats, gateway_id, message_log, retained)
+        roster, directory = Roster(nats, gateway_id), ClientDirectory(nats, gateway_id)
         loop = asyncio.get_running_loop()
         door = Door(_door_rules(settings.gateway), loop.time)
         happenings = Happenings(timeline)
@@ -102,9 +105,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             happenings=happenings,
             router=router,
             sessions=sessions,
+            directory=directory,
             profiles=profiles,
             meters=meters,
-            gateway_id=gateway_id,
             forget=ingest.forget,
             door=door,
             methods=_methods(settings, authentication),
@@ -127,8 +130,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(presence.close)
         await admission.listen()
         await sessions.listen()
+        await directory.open()
+        roster.changed = directory.share_out
+        await roster.open()
+        stack.push_async_callback(roster.close)
         figuring = router.figures.serve(gateway_id, admission.counts, router.watched, router.hand_out_here)
-        for upkeep in (admission.recheck_for_ever(), sessions.write_for_ever(), router.watch_connection(), figuring):
+        for upkeep in (
+            admission.recheck_for_ever(), sessions.write_for_ever(), router.watch_connection(), figuring,
+            roster.say_for_ever(), directory.refresh_for_ever(),
+        ):  # fmt: skip
             task = asyncio.create_task(upkeep)
             stack.callback(task.cancel)
 
@@ -137,6 +147,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             return [
                 Figure("gauge", "mqtt_connections", "open MQTT connections", listener.connections),
                 Figure("counter", "mqtt_connections_accepted", "MQTT connections since the start", listener.accepted_total),
+                Figure("gauge", "mqtt_directory_clients", "clients whose gateway is kept here", len(directory)),
                 Figure("gauge", "mqtt_connecting", "accepted connections without a CONNECT", door.connecting),
                 Figure("gauge", "mqtt_waiting", "CONNECTs that wait for their authentication", door.waiting),
                 Figure("counter", "mqtt_door_refused", "CONNECTs refused without asking the registry", door.refused_total),

@@ -19,7 +19,9 @@ a name that somebody chose can never reach into a subject of somebody else.
     hw.watch                            which tenants and devices the API servers watch
     hw.watch.ask                        a gateway that has just started asks the API servers to say it again
     hw.reg.<tenant>.<noun>.<id>         something in the registry changed
-    hw.gateway.connected                clients have connected: older connections of the same clients give way
+    hw.gateway.roster                   a gateway is there, or leaves
+    hw.gateway.<gateway>.clients        to one gateway: clients whose whereabouts it keeps came to another one, or left
+    hw.gateway.<gateway>.overtaken      to one gateway: clients have newer connections elsewhere, theirs here give way
     hw.gateway.<gateway>.release        to one gateway: end a client's connection, somebody else has it now
     hw.gateway.figures                  what each gateway counts for each tenant: the $SYS topics
 """
@@ -44,7 +46,7 @@ SHARE = "hw.share"
 WATCH = "hw.watch"
 WATCH_ASK = "hw.watch.ask"
 REGISTRY = "hw.reg"
-GATEWAY_CONNECTED = "hw.gateway.connected"
+GATEWAY_ROSTER = "hw.gateway.roster"
 GATEWAY_FIGURES = "hw.gateway.figures"
 
 
@@ -93,6 +95,15 @@ def message(tenant: UUID) -> str:
 
 def out(tenant: UUID) -> str:
     return f"{OUT}.{tenant.hex}"
+
+
+def clients(gateway: bytes) -> str:
+    """gateway: the 16 bytes of its UUID"""
+    return f"hw.gateway.{gateway.hex()}.clients"
+
+
+def overtaken(gateway: bytes) -> str:
+    return f"hw.gateway.{gateway.hex()}.overtaken"
 
 
 def release(gateway: UUID) -> str:

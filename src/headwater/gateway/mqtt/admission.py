@@ -32,6 +32,7 @@ from headwater.errors import DomainError, QuotaExceeded, Unavailable
 from headwater.gateway.metering import Meters
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.authorisation import subscribable
+from headwater.gateway.mqtt.client_directory import Arrival, ClientDirectory, ClientKey, Word
 from headwater.gateway.mqtt.connection import MQTTConnection
 from headwater.gateway.mqtt.door import ConnectionRateExceeded, Door
 from headwater.gateway.mqtt.figures import Counts
@@ -55,12 +56,6 @@ UNDER_WAY_MAX = 64
 RECHECK_S = 60.0
 """How long a registry event that got lost can stay unnoticed."""
 RECHECK_CHUNK = 1_000
-ANNOUNCE_S = 0.005
-"""Connections of a moment are told to the other gateways in one message: each costs them a look into a dictionary, a
-microsecond, where a message each would cost them twenty."""
-
-ClientKey = tuple[UUID, str]
-"""tenant, client identifier"""
 
 
 class Admission:
@@ -80,9 +75,9 @@ class Admission:
         happenings: Happenings,
         router: Router,
         sessions: Sessions,
+        directory: ClientDirectory,
         profiles: CompiledProfiles,
         meters: Meters,
-        gateway_id: UUID,
         forget: Callable[[UUID], None],
         door: Door,
         methods: Iterable[EnhancedMethod] = (),
@@ -94,9 +89,9 @@ class Admission:
         self._happenings = happenings
         self._router = router
         self._sessions = sessions
+        self._directory = directory
         self._profiles = profiles
         self._meters = meters
-        self._gateway_id = gateway_id
         self._forget = forget
         self._methods = {method.name: method for method in methods}
         self._door = door
@@ -107,10 +102,10 @@ class Admission:
         """in the order of their epochs: most have one, and the anonymous device every connection there is"""
         self._entering: dict[ClientKey, asyncio.Lock] = {}
         self._endings: dict[ClientKey, asyncio.Task[None]] = {}
-        self._announcements: list[tuple[bytes, str, int]] = []
         self._epoch = 0
         self.refused_total = 0
         sessions.end_local = self.end_local
+        directory.here, directory.overtaken = self._here, self._give_way
 
     # -- coming in ------------------------------------------------------------------------------------------------------
 
@@ -143,7 +138,7 @@ class Admission:
             if meter.connections > principal.quotas.connections_max:
                 raise QuotaExceeded("the tenant has no connections left", retry_after_s=60)
             client_id = connect.client_id or uuid7().hex
-            async with self._alone(principal.tenant_id, client_id):
+            async with self._alone(_key(principal.tenant_id, client_id)):
                 await self._begin_session(connection, connect, client_id, principal, last_word)
         finally:
             if connection.principal is None:
@@ -194,9 +189,8 @@ class Admission:
         return stored_will(will, connection.client_key) if isinstance(route, Ordinary) else None
 
     @contextlib.asynccontextmanager
-    async def _alone(self, tenant_id: UUID, client_id: str) -> AsyncIterator[None]:
+    async def _alone(self, key: ClientKey) -> AsyncIterator[None]:
         """Connections of one client come in one after another."""
-        key = (tenant_id, client_id)
         lock = self._entering.setdefault(key, asyncio.Lock())
         try:
             async with lock:
@@ -220,12 +214,11 @@ class Admission:
             connection.flush()
 
     def _enter(self, connection: MQTTConnection, connect: Connect, principal: Principal) -> None:
-        connection.epoch = self._next_epoch()
-        self._by_client[principal.tenant_id, connection.client_id] = connection
+        connection.arrival = connection.epoch = self._next_epoch()
+        key = principal.tenant_id.bytes + connection.client_key
+        self._by_client[key] = connection
         self._by_device.setdefault(principal.device_id, {})[connection] = None
-        if not self._announcements:
-            asyncio.get_running_loop().call_later(ANNOUNCE_S, self._announce)
-        self._announcements.append((principal.tenant_id.bytes, connection.client_id, connection.epoch))
+        self._directory.came((key, connection.arrival))
         self._say_connected(connection, connect, principal)
 
     def _say_connected(self, connection: MQTTConnection, connect: Connect, principal: Principal) -> None:
@@ -292,9 +285,10 @@ class Admission:
         if principal is None or connection.has_left:
             return
         connection.has_left = True
-        key = (principal.tenant_id, connection.client_id)
+        key = principal.tenant_id.bytes + connection.client_key
         if self._by_client.get(key) is connection:
             del self._by_client[key]
+        self._directory.left((key, connection.arrival))
         self._end_session(connection, key)
         self._router.leave(connection)
         self._meters.leave(principal.tenant_id)
@@ -330,7 +324,7 @@ class Admission:
 
         heir  the device that wants to go on with the session; None = a clean start ends it
         """
-        key = (tenant_id, client_id)
+        key = _key(tenant_id, client_id)
         older = self._by_client.get(key)
         if older is not None and older.principal is not None:
             older.is_resumed = heir == older.principal.device_id and older.session.session_expiry_s > 0
@@ -376,24 +370,23 @@ class Admission:
     # -- what others say ------------------------------------------------------------------------------------------------
 
     async def listen(self) -> None:
-        """Subscribe to take-overs on other gateways and to changes of the registry."""
-
-        async def taken_over(message: Any) -> None:
-            gateway, clients = msgspec.msgpack.decode(message.data)
-            if gateway == self._gateway_id.bytes:
-                return
-            for tenant, client_id, epoch in clients:
-                mine = self._by_client.get((UUID(bytes=tenant), client_id))
-                if mine is not None and mine.epoch < epoch:
-                    mine.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
+        """Subscribe to changes of the registry."""
 
         async def changed(message: Any) -> None:
             _, _, tenant, noun, identifier = message.subject.split(".")
             self._forget(UUID(identifier))
             await self.recheck(self._affected(UUID(tenant), noun, UUID(identifier)))
 
-        await self._nats.subscribe(subjects.GATEWAY_CONNECTED, cb=taken_over)
         await self._nats.subscribe(f"{subjects.REGISTRY}.>", cb=changed)
+
+    def _here(self) -> Iterable[Word]:
+        return ((key, connection.arrival) for key, connection in self._by_client.items())
+
+    def _give_way(self, key: ClientKey, arrival: Arrival) -> None:
+        """A newer connection of the client has come to another gateway."""
+        mine = self._by_client.get(key)
+        if mine is not None and mine.arrival < arrival:
+            mine.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
 
     def _affected(self, tenant_id: UUID, noun: str, identifier: UUID) -> list[MQTTConnection]:
         if noun == "device":
@@ -450,20 +443,14 @@ class Admission:
             for tenant_id, meter in self._meters.each()
         }
 
-    def _announce(self) -> None:
-        clients, self._announcements = self._announcements, []
-        self._spawn(self._publish_announcement(msgspec.msgpack.encode((self._gateway_id.bytes, clients))))
-
-    async def _publish_announcement(self, announcement: bytes) -> None:
-        try:
-            await self._nats.publish(subjects.GATEWAY_CONNECTED, announcement)
-        except Exception as error:  # NATS is away: the older connection ends when its keep-alive does
-            log.info("announce_failed", error=repr(error))
-
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _key(tenant_id: UUID, client_id: str) -> ClientKey:
+    return tenant_id.bytes + subjects.client_key(client_id)
 
 
 def _publish_will(connection: MQTTConnection, will: Will) -> None:

@@ -56,7 +56,7 @@ class MQTTConnection(asyncio.Protocol):
     """A connection from accept to close."""
 
     __slots__ = (
-        "_descriptor", "_listener", "_pauses", "_publishing", "_requests", "_slowed", "_transport", "address",
+        "_descriptor", "_listener", "_pauses", "_publishing", "_requests", "_slowed", "_transport", "address", "arrival",
         "authentication", "bytes_left", "certificate_der", "client_id", "client_key", "close_reason", "connect", "delivery",
         "ended", "epoch", "granted", "has_left", "has_room", "is_resumed", "kept", "messages_left", "meter", "principal",
         "scheme", "send_maximum", "sequence", "session", "shared", "visitor",
@@ -97,6 +97,8 @@ class MQTTConnection(asyncio.Protocol):
         """The peer reads what it is sent."""
         self.is_resumed: bool | None = None
         """A newer connection of the same client took over, and goes on with the session; None = none did."""
+        self.arrival = 0
+        """the epoch that it came with: its own may be raised to that of a later one of its device"""
         self.epoch = 0
         self.sequence = 0
         self.ended: Ended | None = None
