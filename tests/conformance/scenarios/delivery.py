@@ -9,6 +9,8 @@ from headwater.protocols.mqtt import (
     Publish,
     PubRec,
     PubRel,
+    Subscribe,
+    Subscription,
     encode_packet,
 )
 from tests.conformance.stage import Stage, scenario
@@ -169,6 +171,16 @@ async def what_is_too_large_for_a_client_is_dropped(stage: Stage) -> None:
     assert [(await narrow.take()).payload for _ in range(2)] == [b"1", b"2"]
     assert [len((await wide.take()).payload) for _ in range(3)] == [1, 500, 1]
     await stage.quiet(narrow)
+
+
+@scenario("3.1.2-24", levels=(5,), mosquitto="leaves such a SUBSCRIBE without an answer")
+async def who_has_no_room_for_a_suback_does_not_wait_for_it(stage: Stage) -> None:
+    narrow = await stage.client("narrow", properties=Properties(packet_bytes_max=50))
+    filters = tuple(Subscription(stage.topic(str(number))) for number in range(50))
+    await narrow.send(Subscribe(1, filters))
+    said = await narrow.closes()
+    assert said is not None
+    assert said.reason == 0x83
 
 
 @scenario("3.1.2-25", "4.5.0-1", levels=(5,))

@@ -169,6 +169,29 @@ def test_a_packet_that_is_too_large_for_the_client_is_not_sent() -> None:
     assert session.take_outgoing() == b""
 
 
+def test_an_answer_that_is_too_large_for_the_client_is_not_sent() -> None:
+    session = connected(5, properties=Properties(packet_bytes_max=20))
+    for say in (session.suback, session.unsuback):
+        with pytest.raises(PacketTooLarge):
+            say(1, [0] * 20)
+        say(1, [0] * 15)
+    assert sent(session) == [SubAck(1, (0,) * 15), UnsubAck(1, (0,) * 15)]
+
+
+@pytest.mark.parametrize("packet_bytes_max", [4, 5, 15, 16])
+def test_a_client_that_has_no_room_for_a_connack_is_refused(packet_bytes_max: int) -> None:  # [MQTT-3.1.2-24]
+    will = Will("w", b"x")
+    session = awaiting(5, properties=Properties(packet_bytes_max=packet_bytes_max), will=will)
+    events = session.accept(0.0)
+    answer = sent(session)
+    if packet_bytes_max == 16:
+        assert (events, session.phase, [each.reason for each in answer]) == ([], Phase.CONNECTED, [0])
+        return
+    assert events == [ProtocolFailed(0x83, f"the CONNACK has 16 bytes, the client allows {packet_bytes_max}")]
+    assert (session.phase, session.will) == (Phase.CLOSED, None)
+    assert [each.reason for each in answer] == [0x83] * (packet_bytes_max > 4)  # a refusal has 5 bytes
+
+
 def test_what_may_not_be_published() -> None:
     session = connected()
     for wrong in (

@@ -173,7 +173,7 @@ class Admission:
             session_expiry_s=_cap(connection.session.session_expiry_s),
             authentication_data=last_word,
         )
-        if connection.delivery is not None:
+        if connection.delivery is not None and connection.alive:
             connection.delivery.resume(opened.messages)
         connection.handle(events)
 

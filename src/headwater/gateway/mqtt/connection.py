@@ -22,6 +22,7 @@ from headwater.gateway.mqtt.delivery import WRITE_BUFFER_BYTES_MAX, Delivery
 from headwater.gateway.mqtt.hang_up import hang_up
 from headwater.gateway.mqtt.kept_session import KeptSession
 from headwater.gateway.mqtt.publishing import Publishing
+from headwater.protocols.mqtt.errors import PacketTooLarge
 from headwater.protocols.mqtt.events import ConnectionLost, ProtocolFailed, TimedOut
 from headwater.protocols.mqtt.packets import (
     Auth,
@@ -223,10 +224,13 @@ class MQTTConnection(asyncio.Protocol):
             request = requests.popleft()
             if len(requests) == REQUESTS_MAX - 1:
                 self.resume()
-            if isinstance(request, Subscribe):
-                await router.subscribe(self, request)
-            else:
-                await router.unsubscribe(self, request)
+            try:
+                if isinstance(request, Subscribe):
+                    await router.subscribe(self, request)
+                else:
+                    await router.unsubscribe(self, request)
+            except PacketTooLarge as error:  # the answer, without which the client cannot go on
+                self.close(reasons.IMPLEMENTATION_SPECIFIC, error.detail, Ended.PROTOCOL_ERROR)
         self._requests = None
 
     def _on_disconnect(self, _disconnect: Disconnect) -> None:

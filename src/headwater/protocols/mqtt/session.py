@@ -490,7 +490,8 @@ class ServerSession:
         authentication_data: bytes | None = None,
         received: Iterable[int] = (),
     ) -> list[Event]:
-        """CONNACK 0x00 [MQTT-3.1.4-5], and the events of what came behind the CONNECT.
+        """CONNACK 0x00 [MQTT-3.1.4-5], and the events of what came behind the CONNECT. A client that allows no packet of its
+        size is refused, or it would wait for ever: then the event is ProtocolFailed.
 
         assigned_client_id    needed when the client gave none [MQTT-3.1.3-6]; version 5 tells it the client [MQTT-3.1.3-7]
         session_expiry_s      when it differs from what the client asked for
@@ -522,11 +523,14 @@ class ServerSession:
                 authentication_method=self.authentication_method,
                 authentication_data=authentication_data if self.authentication_method is not None else None,
             )
+        connack = self._encode(ConnAck(session_present, Reason.SUCCESS, properties))
+        if len(connack) > self.client_packet_bytes_max:
+            return [self._fail(_no_room(len(connack), self.client_packet_bytes_max))]
         self._inbound.restore(received)
         self._turn = Turn.NOBODY
         self.phase = CONNECTED
         self._seen_at = now
-        self._queue(ConnAck(session_present, Reason.SUCCESS, properties))
+        self._out.append(connack)
         rest = self._rest
         if rest is None:
             return []
@@ -737,14 +741,21 @@ class ServerSession:
         self._queue(PubComp(packet_id))
 
     def suback(self, packet_id: int, codes: Sequence[int], reason_string: str | None = None) -> None:
-        """One code for each topic filter, in their order. [MQTT-3.8.4-1], [MQTT-3.8.4-6], [MQTT-3.9.3-1]"""
-        if self.phase is CONNECTED:
-            self._queue(SubAck(packet_id, tuple(codes), _explanation(reason_string)))
+        """One code for each topic filter, in their order. [MQTT-3.8.4-1], [MQTT-3.8.4-6], [MQTT-3.9.3-1]
+
+        Raises   PacketTooLarge; without its answer the client cannot go on: `disconnect`
+        """
+        self._answer(SubAck(packet_id, tuple(codes), _explanation(reason_string)))
 
     def unsuback(self, packet_id: int, codes: Sequence[int], reason_string: str | None = None) -> None:
-        """One code for each topic filter; version 3 is sent none. [MQTT-3.10.4-4], [MQTT-3.11.3-1]"""
+        """One code for each topic filter; version 3 is sent none. [MQTT-3.10.4-4], [MQTT-3.11.3-1]; raises as `suback`."""
+        self._answer(UnsubAck(packet_id, tuple(codes), _explanation(reason_string)))
+
+    def _answer(self, packet: SubAck | UnsubAck) -> None:
         if self.phase is CONNECTED:
-            self._queue(UnsubAck(packet_id, tuple(codes), _explanation(reason_string)))
+            encoded = self._encode(packet)
+            self._check_size(len(encoded))
+            self._out.append(encoded)
 
     def disconnect(self, reason: int, reason_string: str | None = None, server_reference: str | None = None) -> None:
         """Ends the connection from our side; `will` stays for the owner to publish. [MQTT-3.14.4-1]
@@ -864,6 +875,12 @@ def _check_client_id(connect: Connect) -> None:
         return
     if connect.protocol_level == 3 or not connect.clean_start:  # [MQTT-3.1.3-8] of 3.1.1
         raise RemoteProtocolError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "the client identifier is empty")
+
+
+def _no_room(size: int, bytes_max: int) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        Reason.IMPLEMENTATION_SPECIFIC_ERROR, f"the CONNACK has {size} bytes, the client allows {bytes_max}"
+    )
 
 
 def _alias(alias: int) -> bytes:
