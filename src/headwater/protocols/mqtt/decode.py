@@ -99,12 +99,12 @@ def _packet_id(reader: Reader) -> int:
 
 
 def read_protocol_level(data: bytes, body: int, stop: int) -> int:
-    """The level of a CONNECT; raises 0x84 for one that we do not speak."""
+    """The level of a CONNECT; raises 0x84 for one of MQTT that we do not speak."""
     reader = Reader(data, body, stop)
     name = reader.binary()
     levels = LEVEL_OF_NAME.get(name)
     if levels is None:
-        raise RemoteProtocolError(Reason.UNSUPPORTED_PROTOCOL_VERSION, "the protocol is not MQTT")  # [MQTT-3.1.2-1]
+        raise protocol_error("the protocol is not MQTT")  # [MQTT-3.1.2-1]
     level = reader.byte()
     if level not in levels:
         raise RemoteProtocolError(Reason.UNSUPPORTED_PROTOCOL_VERSION, f"protocol level {level}")  # [MQTT-3.1.2-2]

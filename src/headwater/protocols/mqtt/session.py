@@ -54,7 +54,7 @@ from headwater.protocols.mqtt.packets import (
 from headwater.protocols.mqtt.properties import EMPTY, Properties
 from headwater.protocols.mqtt.reasons import ALLOWED, Reason, v3_return_code
 from headwater.protocols.mqtt.topic_memory import SentAliases, TopicMemory
-from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, encode_variable_integer, protocol_error
+from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, encode_variable_integer, malformed, protocol_error
 
 __all__ = ["CLOSED", "CONNECTED", "STEPS", "Limits", "Phase", "ServerSession"]
 
@@ -243,9 +243,10 @@ class ServerSession:
     def _frame(self, data: bytes, at: int) -> Frame | None:
         """The packet at `at` when it is complete, and may come now, and is not too large."""
         packet_class = CLASS_OF.get(data[at] >> 4)
+        if packet_class is None:  # section 2.1.2
+            raise malformed(f"packet type {data[at] >> 4} does not exist")
         if packet_class not in STEPS[self.phase]:
-            name = packet_class.__name__ if packet_class else "a reserved packet type"
-            raise protocol_error(f"{name} may not come in phase {self.phase.value!r}")
+            raise protocol_error(f"{packet_class.__name__} may not come in phase {self.phase.value!r}")
         frame = find_frame(data, at, self.protocol_level)
         if frame is None:
             self._wanted = len(data) - at + 1
