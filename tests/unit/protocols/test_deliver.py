@@ -134,10 +134,10 @@ def test_an_alias_and_identifiers_go_together() -> None:
 
 
 def test_an_alias_is_not_given_where_it_would_not_fit() -> None:
-    plain = len(encode_packet(Publish("topic", b"x"), 5))
+    plain = len(encode_packet(Publish("topic", bytes(11)), 5))
     session = connected(5, properties=Properties(topic_alias_maximum=1, packet_bytes_max=plain))
-    for topic, payload in (("topic", b"x"), ("tpc", b""), ("tpc", b"xxx"), ("t", b"xxxxx")):
-        session.deliver(Deliverable(topic, payload), 0)
+    for topic, payload_bytes in (("topic", 11), ("tpc", 10), ("tpc", 13), ("t", 15)):
+        session.deliver(Deliverable(topic, bytes(payload_bytes)), 0)
     assert [(packet.topic, packet.properties and packet.properties.topic_alias) for packet in sent(session)] == [
         ("topic", None),
         ("tpc", 1),
