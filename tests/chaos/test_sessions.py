@@ -1,4 +1,4 @@
-"""Persistent sessions on three gateways that are killed and started again at random."""
+"""Persistent sessions, and a shared subscription of some, on three gateways that are killed and started again at random."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ RATE = 500
 PAIRS = 10
 EXACTLY_ONCE = 3
 """Publishers at QoS 2, of the PAIRS."""
+MEMBERS = 3
+"""Of a shared subscription to everything, at QoS 2."""
 PAUSE_S = (1.0, 8.0)
 """Between two kills: sometimes two of the three gateways are away."""
 GATEWAYS = ("gateway-0", "gateway-1", "gateway-2")
@@ -48,7 +50,9 @@ async def _survives(directory: Path, victims: Sequence[str], seconds: float) -> 
     with installation(directory, "--gateways", str(len(GATEWAYS))) as up:
         ready = await asyncio.to_thread(up.up)
         credentials = list(
-            (await register(directory, ready["http_url"], ready["admin_token"], 2 * PAIRS + 1, DEFINITION)).values()
+            (
+                await register(directory, ready["http_url"], ready["admin_token"], 2 * PAIRS + 1 + MEMBERS, DEFINITION)
+            ).values()
         )
         try:
             await _go_through(up, credentials, victims, seconds)
@@ -66,7 +70,9 @@ async def _go_through(up: Installation, credentials: list[Credentials], victims:
         publishers.append(Publisher(f"p{number}", port, credentials.pop(), topic=f"c/{number}", qos=qos))
         subscribers.append(Subscriber(f"s{number}", port, credentials.pop(), topic_filter=f"c/{number}", qos=2))
     everything = Subscriber("all", port, credentials.pop(), topic_filter="c/#", qos=1)
-    listeners = [*subscribers, everything]
+    share = "$share/team/c/#"
+    members = [Subscriber(f"m{n}", port, credentials.pop(), topic_filter=share, qos=2) for n in range(MEMBERS)]
+    listeners = [*subscribers, everything, *members]
     tasks = [asyncio.create_task(client.run()) for client in (*publishers, *listeners)]
     try:
         async with asyncio.timeout(BACK_S):
@@ -90,11 +96,19 @@ async def _go_through(up: Installation, credentials: list[Credentials], victims:
                 (p.name, p.sent, len(set(s.got.get(p.name, ())))) for s, p in zip(subscribers, publishers, strict=True)
             ],
         )
+        await until(
+            lambda: all(len(set(_shared(p, members))) == p.sent for p in publishers), SETTLE_S,
+            lambda: [(p.name, p.sent, len(set(_shared(p, members)))) for p in publishers],
+        )  # fmt: skip
     finally:
         for client in (*publishers, *listeners):
             client.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
     _judge(publishers, subscribers, everything)
+    for publisher in publishers:
+        if publisher.qos == 2:
+            got = sorted(_shared(publisher, members))
+            assert got == list(range(publisher.sent)), f"{publisher.name} to the group: QoS 2 delivered twice"
     assert expected > 0.3 * RATE * seconds, "they were away for most of the time"
 
 
@@ -113,6 +127,11 @@ async def _publish(publishers: list[Publisher], seconds: float) -> None:
         for publisher in publishers:
             publisher.publish()
         await asyncio.sleep(len(publishers) / RATE)
+
+
+def _shared(publisher: Publisher, members: list[Subscriber]) -> list[int]:
+    """What the members of the group got of it."""
+    return [number for member in members for number in member.got.get(publisher.name, ())]
 
 
 def _judge(publishers: list[Publisher], subscribers: list[Subscriber], everything: Subscriber) -> None:

@@ -90,7 +90,7 @@ class SessionReaper:
         """As its gateway would have when the connection ended, now."""
         if record.connected:
             delay_s = min(record.will.delay_s, record.expiry_s) if record.will is not None else 0
-            record.connected, record.is_lost = False, True
+            record.connected, record.is_behind = False, True
             record.will_at = time.time_ns() // 1000 + delay_s * 1_000_000 if record.will is not None else 0
             if record.will is None and not record.expiry_s:
                 await self._store.remove(record, revision)

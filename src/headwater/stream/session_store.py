@@ -73,7 +73,9 @@ class SessionRecord(msgspec.Struct, array_like=True):
     received          QoS 2 packet ids of the client between PUBLISH and PUBREL
     published         its own QoS 2 messages up to this sequence of the log are in `received`, or done with
     will_at           UTC microseconds; the connection is gone and the will is due then; 0 = no will is due
-    is_lost           its gateway died while it served it, and with it what it knew since the record was written
+    is_behind         its gateway died, or did not hear what became of a receipt: more may have happened than is said here
+    receipts          of its shared subscriptions (stream/share_store.py): it has those up to this number
+    receipts_above    and these
     """
 
     tenant: bytes
@@ -90,7 +92,9 @@ class SessionRecord(msgspec.Struct, array_like=True):
     published: int = 0
     will: StoredWill | None = None
     will_at: int = 0
-    is_lost: bool = False
+    is_behind: bool = False
+    receipts: int = 0
+    receipts_above: list[int] = []
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -111,7 +115,11 @@ class SessionStore:
 
     async def find(self, tenant_id: UUID, client_id: str) -> StoredSession:
         """Raises ReadFailed."""
-        stored = await self._stream.find(subjects.session(tenant_id, client_id))
+        return await self.find_of(tenant_id, subjects.client_key(client_id))
+
+    async def find_of(self, tenant_id: UUID, client_key: bytes) -> StoredSession:
+        """Raises ReadFailed."""
+        stored = await self._stream.find(subjects.session_of(tenant_id, client_key))
         if stored is None:
             return StoredSession(None, 0)
         return StoredSession(_decoder.decode(stored.data) if stored.data else None, stored.sequence)

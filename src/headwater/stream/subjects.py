@@ -15,7 +15,7 @@ a name that somebody chose can never reach into a subject of somebody else.
                                         sequence; and at QoS 0 without one, never stored
     hw.retained.<tenant>.<topic>        the retained message of a topic
     hw.session.<tenant>.<client>        an MQTT session that outlives its connection; the client by a digest
-    hw.share.<tenant>.<group>           what a shared subscription has given away at QoS 2; the group by a digest
+    hw.share.<tenant>.<group>           whose a shared subscription is, and what it gave away at QoS 2; the group by a digest
     hw.watch                            which tenants and devices the API servers watch
     hw.watch.ask                        a gateway that has just started asks the API servers to say it again
     hw.reg.<tenant>.<noun>.<id>         something in the registry changed
@@ -112,7 +112,12 @@ def release(gateway: UUID) -> str:
 
 def session(tenant: UUID, client_id: str) -> str:
     """A client identifier is any text of up to 65,535 bytes: its digest stands for it."""
-    return f"{SESSION}.{tenant.hex}.{client_key(client_id).hex()}"
+    return session_of(tenant, client_key(client_id))
+
+
+def session_of(tenant: UUID, client: bytes) -> str:
+    """client: its key"""
+    return f"{SESSION}.{tenant.hex}.{client.hex()}"
 
 
 def share(tenant: UUID, name: str, topic_filter: str) -> str:

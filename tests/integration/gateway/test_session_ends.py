@@ -72,7 +72,7 @@ async def test_a_publisher_is_known_to_repeat_itself_after_its_session_was_close
         stored = await store.find(device.tenant_id, "speaker")
         return 0 if stored.record is None or stored.record.connected else stored.revision
 
-    record.connected, record.is_lost = False, True
+    record.connected, record.is_behind = False, True
     await store.save(record, await eventually(revision_once_closed, "its gateway has closed the session"))
     for gateway in gateways:
         speaker = await PacketClient.open(gateway, device, "speaker", clean_start=False, session_expiry_s=600)

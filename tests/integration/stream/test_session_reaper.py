@@ -81,13 +81,13 @@ async def test_wills_of_a_dead_gateway(client: Client, store: SessionStore, rows
     assert retained is not None
     assert retained.payload == b"gone"
     assert (await store.find(TENANT, "now")).record is None
-    connected, lost = {}, {}
+    connected, behind = {}, {}
     for client_id in ("later", "silent", "elsewhere"):
         record = (await store.find(TENANT, client_id)).record
         assert record is not None
-        connected[client_id], lost[client_id] = record.connected, record.is_lost
+        connected[client_id], behind[client_id] = record.connected, record.is_behind
     assert connected == {"later": False, "silent": False, "elsewhere": True}
-    assert lost == {"later": True, "silent": True, "elsewhere": False}
+    assert behind == {"later": True, "silent": True, "elsewhere": False}
 
 
 async def test_a_will_that_is_due_survives_the_worker_too(client: Client, store: SessionStore, session: Any) -> None:

@@ -77,16 +77,26 @@ class Keeps(Protocol):
     def changed(self) -> None:
         """Store it in time."""
 
+    def promise(self) -> int:
+        """The number of a receipt that is about to be written."""
+
+    def fulfil(self, number: int) -> None:
+        """It is written, and its message is pending."""
+
+    def doubt(self) -> None:
+        """Nobody knows whether it is written."""
+
 
 class Delivery:
     """subscriptions  filter -> subscription; shared ones are in gateway/mqtt/shared.py
     place             where to read on, while `lagging`
     dropped           messages at QoS 0 that it could not take
+    promised          shares at QoS 2 for which there must be room
     """
 
     __slots__ = (
         "_finished", "_held", "_packet_id", "_queue_bytes", "_reading", "_skip", "connection", "dropped", "kept", "lagging",
-        "pending", "place", "queue", "space", "subscriptions",
+        "pending", "place", "promised", "queue", "space", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, connection: MQTTConnection, space: Space, kept: Keeps | None) -> None:
@@ -99,6 +109,7 @@ class Delivery:
         self.lagging = False
         self.place = NOTHING
         self.dropped = 0
+        self.promised = 0
         self._held = 0
         self._skip = NOTHING
         self._packet_id = 0
@@ -264,6 +275,12 @@ class Delivery:
             return self._send_first(waiting, None)
         if self.window <= 0:
             return False
+        self.give(waiting)
+        return True
+
+    def give(self, waiting: Waiting) -> None:
+        """From now on it is the kept session's, and sent when that is stored, or what is kept says so anyway."""
+        assert self.kept is not None
         pending = Pending(
             self._next_packet_id(), waiting.qos, *waiting.place, waiting.retain, waiting.identifiers, topic=waiting.topic
         )  # fmt: skip
@@ -273,14 +290,18 @@ class Delivery:
         else:
             self._send_first(waiting, pending)
             self.kept.changed()
-        return True
 
     @property
     def window(self) -> int:
         """How many more may be sent before the client acknowledges one. [MQTT-3.3.4-9]"""
         if self.kept is None:
-            return self.connection.session.send_window
-        return self.connection.send_maximum - len(self.pending)
+            return self.connection.session.send_window - self.promised
+        return self.connection.send_maximum - len(self.pending) - self.promised
+
+    @property
+    def outlives(self) -> bool:
+        """Its session does not end with the connection."""
+        return self.kept is not None and self.connection.session.session_expiry_s > 0
 
     def _send_first(self, waiting: Waiting, pending: Pending | None) -> bool:
         deliverable = waiting.deliverable or deliverable_of(waiting.message)

@@ -49,6 +49,9 @@ class KeptSession:
         self.received = set(record.received)
         self.published = record.published
         self.is_dirty = False
+        self._receipt = max((record.receipts, *record.receipts_above))
+        self._promised: set[int] = set()
+        self._receipts_above = set(record.receipts_above)
         self._store = store
         self._staged: list[Callable[[], object]] = []
         self._running: asyncio.Task[None] | None = None
@@ -62,8 +65,16 @@ class KeptSession:
 
     def publishing(self) -> None:
         """One is on its way to the log: the end of the session waits for it, so that its repetition will be known."""
+        self._begin()
+
+    def _begin(self) -> None:
         self._under_way += 1
         self._nothing_under_way.clear()
+
+    def _finish(self, count: int) -> None:
+        self._under_way -= count
+        if not self._under_way:
+            self._nothing_under_way.set()
 
     def published_at(self, packet_ids: list[int], sequence: int, under_way: int) -> None:
         """So many have ended; these of them are stored."""
@@ -71,9 +82,7 @@ class KeptSession:
         self.received.discard(0)  # a will's, which has none
         self.published = max(self.published, sequence)
         self.is_dirty = True
-        self._under_way -= under_way
-        if not self._under_way:
-            self._nothing_under_way.set()
+        self._finish(under_way)
 
     def released(self, packet_id: int) -> None:
         """PUBREL: PUBCOMP goes once it is stored that the packet id is free, or the next message under it would be lost."""
@@ -83,6 +92,25 @@ class KeptSession:
     def _complete(self, packet_id: int) -> None:
         if self.connection.alive:
             self.connection.session.complete(packet_id)
+
+    # -- its shares at QoS 2 --------------------------------------------------------------------------------------------
+
+    def promise(self) -> int:
+        """The number of a receipt that is about to be written: the end of the session waits for that."""
+        self._receipt += 1
+        self._promised.add(self._receipt)
+        self._begin()
+        return self._receipt
+
+    def fulfil(self, number: int) -> None:
+        """It is written, and its message among what is pending."""
+        self._promised.discard(number)
+        self._receipts_above.add(number)
+        self._finish(1)
+
+    def doubt(self) -> None:
+        """It is not known whether it is written: the next gateway has to look."""
+        self._finish(1)
 
     # -- while it is served ---------------------------------------------------------------------------------------------
 
@@ -129,6 +157,9 @@ class KeptSession:
         record, delivery = self.record, self.delivery
         record.received = sorted(self.received)
         record.published = self.published
+        record.receipts = min(self._promised) - 1 if self._promised else self._receipt
+        self._receipts_above = {number for number in self._receipts_above if number > record.receipts}
+        record.receipts_above = sorted(self._receipts_above)
         if delivery is not None:  # without one it has subscribed to nothing
             record.sequence, record.index = delivery.next_place
             record.pending = list(delivery.pending.values())
@@ -148,6 +179,7 @@ class KeptSession:
             record = self.record
             self._gather()
             record.connected, record.will, record.will_at = False, will, will_at
+            record.is_behind = bool(self._promised)
             self._is_lost = True  # to this connection
             try:
                 if record.expiry_s == 0 and will is None:

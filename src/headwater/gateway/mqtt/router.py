@@ -240,7 +240,7 @@ class Router:
             if topic_filter not in connection.shared:
                 return False
             connection.shared = {each: known for each, known in connection.shared.items() if each != topic_filter}
-            await self.shared.leave(connection.tenant_id, share, delivery)
+            await self.shared.leave(connection.tenant_id, share, delivery, for_ever=True)
             return True
         subscription = delivery.subscriptions.pop(topic_filter, None)
         if subscription is None:
@@ -310,10 +310,11 @@ class Router:
         delivery.dropped = 0
         for subscription in delivery.subscriptions.values():
             space.subscribers.remove(delivery, subscription)
+        for_ever = not delivery.outlives or connection.is_resumed is False
         for topic_filter in connection.shared:
             share = parse_share(topic_filter)
             if share is not None:
-                self._spawn(self.shared.leave(connection.tenant_id, share, delivery))
+                self._spawn(self.shared.leave(connection.tenant_id, share, delivery, for_ever=for_ever))
         space.deliveries.discard(delivery)
         if not space.deliveries and self._spaces.get(space.tenant_id) is space:
             del self._spaces[space.tenant_id]

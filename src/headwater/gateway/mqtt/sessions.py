@@ -23,10 +23,11 @@ from headwater.device.principal import Principal
 from headwater.errors import DomainError, QuotaExceeded, Unavailable
 from headwater.gateway.mqtt.kept_session import SNAPSHOT_S, KeptSession
 from headwater.protocols.mqtt.packets import Connect
+from headwater.protocols.mqtt.topics import parse_share
 from headwater.stream import subjects
 from headwater.stream.envelope import Message
-from headwater.stream.keyed import Overtaken
-from headwater.stream.message_log import MessageLog
+from headwater.stream.keyed import KeyedStream, Overtaken
+from headwater.stream.message_log import MessageLog, Place
 from headwater.stream.retained_store import RetainedStore
 from headwater.stream.session_store import (
     Pending,
@@ -36,6 +37,8 @@ from headwater.stream.session_store import (
     StoredSubscription,
     StoredWill,
 )
+from headwater.stream.share_store import ShareStore
+from headwater.stream.topology import SESSION_STREAM
 
 if TYPE_CHECKING:
     from headwater.gateway.mqtt.connection import MQTTConnection
@@ -97,6 +100,7 @@ class Sessions:
         self._log = message_log
         self._retained = retained
         self._store = SessionStore(nats_client)
+        self._shares = KeyedStream(nats_client, SESSION_STREAM)
         self._kept: set[KeptSession] = set()
         self._timers: set[asyncio.Task[None]] = set()
         self.end_local: EndLocal
@@ -123,7 +127,7 @@ class Sessions:
     async def _open(self, comer: _Comer, stored: StoredSession, is_dead: bool) -> Opened:
         """is_dead: the gateway that served it is. Raises Overtaken, and others."""
         record, tenant_id = stored.record, comer.principal.tenant_id
-        is_dead = is_dead or (record is not None and record.is_lost)
+        is_dead = is_dead or (record is not None and record.is_behind)
         opened = Opened(present=record is not None and comer.may_resume(record))
         if record is not None and record.will is not None and _is_due(record.will, record, opened.present, is_dead):
             opened.earlier_will = record.will
@@ -134,8 +138,7 @@ class Sessions:
                 return opened
             record = await self._new_record(comer, is_one_more=record is None)
         elif is_dead:
-            await self._learn_published(tenant_id, record)
-            record.is_lost = False
+            await self._catch_up(tenant_id, record)
         if opened.present:
             opened.subscriptions, opened.pending = record.subscriptions, record.pending
             opened.messages = await self._messages_of(tenant_id, record.pending)
@@ -176,9 +179,41 @@ class Sessions:
                     found[each.packet_id] = message
         return found
 
-    async def _learn_published(self, tenant_id: UUID, record: SessionRecord) -> None:
-        """What the client published at QoS 2 since the record was written: the gateway that took it is dead."""
+    async def _catch_up(self, tenant_id: UUID, record: SessionRecord) -> None:
+        """The gateway that wrote the record is dead: what happened at QoS 2 since then is elsewhere."""
         await asyncio.sleep(SETTLED_S)
+        await self._learn_published(tenant_id, record)
+        await self._learn_given(tenant_id, record)
+        record.is_behind = False
+
+    async def _learn_given(self, tenant_id: UUID, record: SessionRecord) -> None:
+        """Messages of shared subscriptions that are nobody else's, and were not sent."""
+        client, newest = subjects.client_key(record.client_id), record.receipts
+        for subscription in record.subscriptions:
+            share = parse_share(subscription.topic_filter)
+            if share is None:
+                continue
+            written = await ShareStore(self._shares, subjects.share(tenant_id, *share), EXPIRY_S_MAX).read()
+            for (sequence, index), number in written.receipts_of(client):
+                newest = max(newest, number)
+                if number > record.receipts and number not in record.receipts_above:
+                    await self._add_pending(tenant_id, record, subscription, (sequence, index))
+        record.receipts, record.receipts_above = newest, []
+
+    async def _add_pending(
+        self, tenant_id: UUID, record: SessionRecord, subscription: StoredSubscription, place: Place
+    ) -> None:
+        batch = await self._log.find(tenant_id, place[0])
+        if batch is None:
+            return
+        taken = {each.packet_id for each in record.pending}
+        packet_id = next(packet_id for packet_id in range(1, 0x1_0000) if packet_id not in taken)
+        retain = batch.messages[place[1]].retain and subscription.retain_as_published
+        identifiers = (subscription.identifier,) if subscription.identifier else ()
+        record.pending.append(Pending(packet_id, 2, *place, retain, identifiers))
+
+    async def _learn_published(self, tenant_id: UUID, record: SessionRecord) -> None:
+        """What the client published since the record was written."""
         sender = subjects.client_key(record.client_id)
         received = set(record.received)
         while batches := await self._log.read(tenant_id, record.published + 1, SCAN_BATCHES):

@@ -2,8 +2,9 @@
 
 A group has one durable consumer of the tenant's log, and each gateway with members pulls batches of it, as many as its
 members take: the faster ones get more. A batch is acknowledged when each of its messages is done with; that of a gateway
-that died goes to another. What was given to a client at QoS 2 is noted first, so that it is given to nobody else
-[MQTT-4.8.2-4] [MQTT-4.8.2-5]. At QoS 0 a queue group of NATS shares what is published now.
+that died goes to another. What a client is about to be given at QoS 2 is noted first, with the client, so that nobody else
+gets it [MQTT-4.8.2-4] [MQTT-4.8.2-5], and its session does (stream/share_store.py). At QoS 0 a queue group of NATS shares
+what is published now.
 """
 
 from __future__ import annotations
@@ -16,49 +17,48 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import nats.errors
-import nats.js.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from headwater.errors import DomainError, Unavailable
 from headwater.gateway.mqtt.delivery import NOTHING, QUEUE_MAX, Delivery, Waiting
 from headwater.gateway.mqtt.messages import deliverable_of
+from headwater.gateway.mqtt.sessions import EXPIRY_S_MAX
+from headwater.gateway.mqtt.share_consumer import ShareConsumer
 from headwater.protocols.mqtt.topics import Share
 from headwater.protocols.mqtt.topics import match as topic_matches
 from headwater.stream import subjects
 from headwater.stream.envelope import Message, decode_messages
-from headwater.stream.keyed import KeyedStream, Overtaken
-from headwater.stream.session_store import StoredSubscription
-from headwater.stream.topology import DAY_S, MESSAGE_DAYS, MESSAGE_STREAM, SESSION_STREAM
+from headwater.stream.keyed import KeyedStream
+from headwater.stream.message_log import Place
+from headwater.stream.session_store import SessionStore, StoredSubscription
+from headwater.stream.share_store import Receipt, ShareStore
+from headwater.stream.topology import MESSAGE_STREAM, SESSION_STREAM
 
 log = structlog.get_logger(__name__)
 
-ACK_WAIT_S = 30.0
-"""How long a batch of a dead gateway stays with it."""
 ALIVE_S = 10.0
 """How often a batch that is still being worked on says so."""
 PULLED_MAX = 8
 """Batches of one group on one gateway at once."""
 PULL_S = 5.0
-ACKS_PENDING_MAX = 1_000
-"""Batches of one group under way on all gateways."""
-UNUSED_S = 1.0
-"""Between two looks at whether anybody uses a group."""
-TRANSIENT_S = 60.0
-"""A group without members that outlive their connections ends so long after its last pull."""
 
 
 class _Pulled:
-    """One batch: how many of its messages are not done with."""
+    """One batch: how many of its messages are not done with.
+
+    is_noted    there are receipts for some of them
+    is_settled  nobody needs those once the batch is acknowledged
+    """
 
     def __init__(self, stored: Msg) -> None:
         self.stored = stored
         self.sequence = stored.metadata.sequence.stream
         self.left = 0
+        self.is_noted = False
+        self.is_settled = True
         self.done = asyncio.Event()
 
     def finish_one(self) -> None:
@@ -68,9 +68,12 @@ class _Pulled:
 
 
 class _Given:
-    """One message with one member."""
+    """One message with one member.
 
-    __slots__ = ("delivery", "finished", "index", "is_finished", "message", "pulled", "subscription")
+    receipt  at QoS 2
+    """
+
+    __slots__ = ("delivery", "finished", "index", "is_finished", "message", "pulled", "receipt", "subscription")
 
     def __init__(self, pulled: _Pulled, index: int, message: Message, ended: Callable[[_Given], None]) -> None:
         self.pulled = pulled
@@ -78,21 +81,27 @@ class _Given:
         self.message = message
         self.delivery: Delivery | None = None
         self.subscription: StoredSubscription | None = None
+        self.receipt: Receipt | None = None
         self.is_finished = False
         self.finished: Callable[[], None] = partial(ended, self)
+
+    @property
+    def place(self) -> Place:
+        return self.pulled.sequence, self.index
 
 
 class Group:
     """One share, as far as this gateway has members of it."""
 
-    def __init__(self, client: Client, progress: KeyedStream, tenant_id: UUID, share: Share) -> None:
+    def __init__(
+        self, client: Client, shares: KeyedStream, sessions: SessionStore, tenant_id: UUID, share: Share
+    ) -> None:  # fmt: skip
         self._nats = client
         self._jetstream = client.jetstream()
-        self._progress = progress
         self._tenant_id = tenant_id
         self._share = share
-        self._subject = subjects.share(tenant_id, share.name, share.topic_filter)
-        self.name = f"share-{tenant_id.hex}-{self._subject.rpartition('.')[2]}"
+        self._store = ShareStore(shares, subjects.share(tenant_id, *share), EXPIRY_S_MAX)
+        self.consumer = ShareConsumer(client, self._store, sessions, tenant_id, share)
         self.members: dict[Delivery, StoredSubscription] = {}
         self._given: dict[Delivery, dict[int, _Given]] = {}
         self._turn = itertools.count()
@@ -102,30 +111,20 @@ class Group:
         self._working: set[asyncio.Task[None]] = set()
         self._open: set[_Pulled] = set()
         self._fleeting: Any = None
-        self._taken: dict[int, list[int]] = {}
-        """QoS 2 messages that were given to somebody: sequence -> indices"""
-        self._outlives = False
+        self._handing: set[asyncio.Task[None]] = set()
+        self._settled: list[int] = []
+        """batches whose receipts go with the next that are written"""
         self._is_closed = False
 
     # -- members --------------------------------------------------------------------------------------------------------
 
-    async def open(self, outlives: bool) -> None:
-        """outlives: a member's session does its connection. Raises Unavailable."""
-        self._outlives = self._outlives or outlives
-        config = ConsumerConfig(
-            durable_name=self.name,
-            filter_subject=subjects.message(self._tenant_id),
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_WAIT_S,
-            deliver_policy=DeliverPolicy.NEW,
-            max_ack_pending=ACKS_PENDING_MAX,
-            inactive_threshold=MESSAGE_DAYS * DAY_S if self._outlives else TRANSIENT_S,
-        )
+    async def open(self, session: bytes) -> None:
+        """session: see ShareConsumer.open. Raises DomainErrors."""
+        await self.consumer.open(session, is_first=self._pulling is None)
         try:
-            await self._jetstream.add_consumer(MESSAGE_STREAM, config)
             if self._fleeting is None:
                 self._fleeting = await self._nats.subscribe(
-                    subjects.out(self._tenant_id), queue=self.name, cb=self._receive_fleeting
+                    subjects.out(self._tenant_id), queue=self.consumer.name, cb=self._receive_fleeting
                 )
             await self._nats.flush(timeout=5)
         except (nats.errors.Error, TimeoutError, OSError) as error:
@@ -146,7 +145,8 @@ class Group:
             was_sent = id(each.finished) not in unsent
             subscription = each.subscription
             qos = min(each.message.qos, subscription.qos) if subscription is not None else 0
-            if was_sent and (delivery.kept is not None or qos != 1):
+            if was_sent and (delivery.outlives or qos != 1):
+                each.pulled.is_settled = False
                 self._end(each)
             else:
                 each.delivery = None
@@ -158,9 +158,11 @@ class Group:
         """The last member has left this gateway."""
         self._is_closed = True
         self._room.set()
+        open_now = list(self._open)
         for task in list(self._working):
             task.cancel()
-        for pulled in list(self._open):
+        await asyncio.gather(*self._handing, return_exceptions=True)
+        for pulled in open_now:
             with contextlib.suppress(nats.errors.Error):
                 await pulled.stored.nak()
         try:
@@ -169,28 +171,6 @@ class Group:
                 await self._fleeting.unsubscribe()
         except (nats.errors.Error, TimeoutError, OSError) as error:  # it ends by itself
             log.info("share_not_closed", error=repr(error))
-
-    async def end_if_unused(self) -> None:
-        """The last member on any gateway may have left: what is published from now on is for nobody. A gateway with members
-        has a request or a batch at the consumer, but for the moment between two of them: one look does not tell."""
-        if self._outlives:
-            return
-        try:
-            first = await self._looked_at()
-            await asyncio.sleep(UNUSED_S)
-            if first is not None and await self._looked_at() == first:
-                await self._jetstream.delete_consumer(MESSAGE_STREAM, self.name)
-        except nats.js.errors.NotFoundError:
-            return  # another gateway has ended it
-        except (nats.errors.Error, TimeoutError, OSError) as error:  # it ends by itself
-            log.info("share_not_ended", error=repr(error))
-
-    async def _looked_at(self) -> int | None:
-        """How much the group has been given so far; None = somebody is there."""
-        info = await self._jetstream.consumer_info(MESSAGE_STREAM, self.name)
-        if info.num_waiting or info.num_ack_pending:
-            return None
-        return info.delivered.consumer_seq if info.delivered is not None else 0
 
     async def _take_request_back(self) -> None:
         """Take the request back that lies with the server: else the next message of the group would come here, and to nobody
@@ -210,28 +190,30 @@ class Group:
         for message in decode_messages(received.data):
             if topic_matches(self._share.topic_filter, message.topic) and self.members:
                 delivery = self._next_member()
-                self._send_to(delivery, self.members[delivery], message, NOTHING, None)
+                delivery.add(self._waiting(self.members[delivery], message, NOTHING, None))
+                delivery.pump()
                 touched.add(delivery)
         for delivery in touched:
             delivery.connection.flush()
 
+    def _in_turn(self) -> list[Delivery]:
+        members = list(self.members)
+        start = next(self._turn) % len(members) if members else 0
+        return members[start:] + members[:start]
+
     def _next_member(self) -> Delivery:
         """In turn, and those that keep up first."""
-        members = list(self.members)
-        start = next(self._turn)
-        turns = (members[(start + i) % len(members)] for i in range(len(members)))
-        return next((m for m in turns if _takes(m)), members[start % len(members)])
+        members = self._in_turn()
+        return next((member for member in members if _takes(member)), members[0])
 
     @staticmethod
-    def _send_to(
-        delivery: Delivery, subscription: StoredSubscription, message: Message, place: tuple[int, int],
-        finished: Callable[[], None] | None,
-    ) -> None:  # fmt: skip
+    def _waiting(
+        subscription: StoredSubscription, message: Message, place: Place, finished: Callable[[], None] | None
+    ) -> Waiting:
         qos = min(message.qos, subscription.qos)
         retain = message.retain and subscription.retain_as_published
         identifiers = (subscription.identifier,) if subscription.identifier else ()
-        delivery.add(Waiting(message, None, qos, retain, identifiers, place, finished=finished))
-        delivery.pump()
+        return Waiting(message, None, qos, retain, identifiers, place, finished=finished)
 
     # -- from the log ---------------------------------------------------------------------------------------------------
 
@@ -260,8 +242,7 @@ class Group:
                     await self._room.wait()
                     continue
                 if self._puller is None:
-                    self._puller = await self._jetstream.pull_subscribe_bind(self.name, MESSAGE_STREAM)
-                    self._taken = (await self._noted())[1]
+                    self._puller = await self._jetstream.pull_subscribe_bind(self.consumer.name, MESSAGE_STREAM)
                 for message in await self._puller.fetch(1, timeout=PULL_S):
                     if self._is_closed:
                         await message.nak()
@@ -283,7 +264,7 @@ class Group:
     async def _open_again(self) -> None:
         """Whoever was away from NATS for long may find that the group has ended."""
         try:
-            await self.open(self._outlives)
+            await self.open(b"")
         except DomainError as error:
             log.warning("share_not_opened", error=repr(error))
 
@@ -295,27 +276,36 @@ class Group:
 
     async def _work(self, pulled: _Pulled) -> None:
         """Give its messages to members, and acknowledge it when all of them are done with."""
-        taken = set(self._taken.get(pulled.sequence, ()))
-        if pulled.stored.metadata.num_delivered > 1:  # what another gateway noted is not in our memory
-            taken |= set((await self._noted())[1].get(pulled.sequence, ()))
-        wanted = [
-            _Given(pulled, index, message, self._end)
-            for index, message in enumerate(decode_messages(pulled.stored.data))
-            if topic_matches(self._share.topic_filter, message.topic)
-            and index not in taken
-            and deliverable_of(message) is not None
-        ]
-        pulled.left = len(wanted)
-        for given in wanted:
-            if given.message.qos != 2:
-                self._give(given)
-        self._flush()
-        await self._give_once(pulled, [given for given in wanted if given.message.qos == 2], taken)
-        while pulled.left > 0:
-            await self._wait(pulled, pulled.done)
-        await pulled.stored.ack()
-        self._open.discard(pulled)
-        self._taken.pop(pulled.sequence, None)
+        try:
+            if pulled.stored.metadata.num_delivered > 1:  # what another gateway noted is not in our memory
+                await self._store.read()
+            taken = self._store.record.given.get(pulled.sequence, {})
+            wanted = [
+                _Given(pulled, index, message, self._end)
+                for index, message in enumerate(decode_messages(pulled.stored.data))
+                if topic_matches(self._share.topic_filter, message.topic)
+                and index not in taken
+                and deliverable_of(message) is not None
+            ]
+            pulled.left = len(wanted)
+            for given in wanted:
+                if given.message.qos != 2:
+                    self._give(given)
+            self._flush()
+            await self._give_once(pulled, [given for given in wanted if given.message.qos == 2])
+            while pulled.left > 0:
+                await self._wait(pulled, pulled.done)
+            await self._acknowledge(pulled)
+        finally:
+            self._open.discard(pulled)
+
+    async def _acknowledge(self, pulled: _Pulled) -> None:
+        if not pulled.is_noted:
+            await pulled.stored.ack()
+            return
+        await pulled.stored.ack_sync(timeout=ALIVE_S)  # only then it does not come again, and its receipts may go
+        if pulled.is_settled:
+            self._settled.append(pulled.sequence)
 
     async def _wait(self, pulled: _Pulled, event: asyncio.Event) -> None:
         try:
@@ -324,57 +314,98 @@ class Group:
         except TimeoutError:
             await pulled.stored.in_progress()
 
-    async def _give_once(self, pulled: _Pulled, wanted: list[_Given], taken: set[int]) -> None:
-        """At QoS 2: only what members can be sent at once, and noted before that. A gateway that dies in between has given
-        them to nobody; were they noted afterwards, two clients could have them."""
+    async def _give_once(self, pulled: _Pulled, wanted: list[_Given]) -> None:
+        """What is published at QoS 2: only what members can be sent at once, and noted before that. Were it noted
+        afterwards, two clients could have it."""
         while wanted:
-            room = sum(_room_of(delivery) for delivery in self.members)
-            if not room:
+            promised = self._promise(wanted)
+            if not promised:
                 self._room.clear()
                 await self._wait(pulled, self._room)
                 continue
-            now, wanted = wanted[:room], wanted[room:]
-            taken |= {given.index for given in now}
-            await self._note(pulled.sequence, sorted(taken))
-            for given in now:
-                self._give(given)
-            self._flush()
+            wanted = wanted[len(promised) :]
+            handing = asyncio.ensure_future(self._hand_over(pulled, promised))
+            self._handing.add(handing)
+            handing.add_done_callback(self._handing.discard)
+            await asyncio.shield(handing)  # once begun it is finished, whether the group closes or not
+
+    def _promise(self, wanted: list[_Given]) -> list[_Given]:
+        """Find a member for each, as far as there is room."""
+        promised = []
+        for given in wanted:
+            delivery = self._next_with_room()
+            if delivery is None:
+                break
+            given.delivery, given.subscription = delivery, self.members[delivery]
+            delivery.promised += 1
+            if given.subscription.qos == 2:
+                given.receipt = Receipt()
+                if delivery.outlives and delivery.kept is not None:
+                    given.receipt = Receipt(delivery.connection.client_key, delivery.kept.promise())
+            promised.append(given)
+        return promised
+
+    async def _hand_over(self, pulled: _Pulled, promised: list[_Given]) -> None:
+        receipts = {given.index: given.receipt for given in promised if given.receipt is not None}
+        if receipts:
+            settled, self._settled = self._settled, []
+            pulled.is_noted = True
+            try:
+                await self._store.note(pulled.sequence, receipts, settled)
+            except DomainError:
+                self._settled += settled
+                for given in promised:
+                    self._withdraw(given)
+                raise
+        unwanted = [given.index for given in promised if not self._hand(given)]
+        if unwanted:
+            await self._store.take_back(pulled.sequence, unwanted)
+        self._flush()
+
+    def _withdraw(self, given: _Given) -> None:
+        assert given.delivery is not None
+        given.delivery.promised -= 1
+        if given.receipt is not None and given.receipt.client and given.delivery.kept is not None:
+            given.delivery.kept.doubt()
+
+    def _hand(self, given: _Given) -> bool:
+        """To the member that it was promised to, or to another one where that has left and has no session that could have
+        it. False = there is nobody."""
+        delivery, subscription = given.delivery, given.subscription
+        assert delivery is not None
+        assert subscription is not None
+        delivery.promised -= 1
+        if given.receipt is not None and given.receipt.client and delivery.kept is not None:
+            delivery.give(self._waiting(subscription, given.message, given.place, given.finished))
+            delivery.kept.fulfil(given.receipt.number)
+            if delivery in self.members:
+                self._given.setdefault(delivery, {})[id(given)] = given
+            else:
+                given.pulled.is_settled = False
+                self._end(given)
+        elif delivery in self.members:
+            self._give_to(given, delivery)
+        else:
+            self._give(given)
+        return given.is_finished or bool(self.members)
+
+    def _next_with_room(self) -> Delivery | None:
+        return next((member for member in self._in_turn() if _room_of(member) > 0), None)
 
     def _flush(self) -> None:
         for delivery in self.members:
             delivery.connection.flush()
 
-    async def _noted(self) -> tuple[int, dict[int, list[int]]]:
-        """What all gateways noted, and its revision."""
-        stored = await self._progress.find(self._subject)
-        if stored is None or not stored.data:
-            return stored.sequence if stored else 0, {}
-        return stored.sequence, msgspec.msgpack.decode(stored.data, type=dict[int, list[int]])
-
-    async def _note(self, sequence: int, indices: list[int]) -> None:
-        """Beside what other gateways of the group note, of other batches."""
-        self._taken[sequence] = indices
-        while True:
-            revision, noted = await self._noted()
-            noted[sequence] = indices
-            newest = dict(sorted(noted.items())[-ACKS_PENDING_MAX:])
-            try:
-                await self._progress.put(
-                    self._subject, msgspec.msgpack.encode(newest), expected=revision, ttl_s=MESSAGE_DAYS * 86_400
-                )
-            except Overtaken:
-                continue
-            return
-
     def _give(self, given: _Given) -> None:
-        if not self.members:
-            # Nobody is here any more: after ack_wait the batch goes to another gateway, or waits for the next member.
-            return
-        delivery = self._next_member()
+        if self.members:  # else it goes to another gateway after ack_wait, or waits for the next member
+            self._give_to(given, self._next_member())
+
+    def _give_to(self, given: _Given, delivery: Delivery) -> None:
         subscription = self.members[delivery]
         given.delivery, given.subscription = delivery, subscription
         self._given.setdefault(delivery, {})[id(given)] = given
-        self._send_to(delivery, subscription, given.message, (given.pulled.sequence, given.index), given.finished)
+        delivery.add(self._waiting(subscription, given.message, given.place, given.finished))
+        delivery.pump()
 
     def _end(self, given: _Given) -> None:
         if given.is_finished:
@@ -402,29 +433,37 @@ class SharedSubscriptions:
 
     def __init__(self, client: Client) -> None:
         self._nats = client
-        self._progress = KeyedStream(client, SESSION_STREAM)
+        self._shares = KeyedStream(client, SESSION_STREAM)
+        self._sessions = SessionStore(client)
         self._groups: dict[tuple[UUID, Share], Group] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def join(self, tenant_id: UUID, share: Share, delivery: Delivery, subscription: StoredSubscription) -> None:
-        """Returns when nothing that is published from now on passes the group by. Raises Unavailable."""
+        """Returns when nothing that is published from now on passes the group by. Raises DomainErrors."""
         while True:
             group = self._groups.get((tenant_id, share))
             if group is None:
-                group = self._groups[tenant_id, share] = Group(self._nats, self._progress, tenant_id, share)
-            await group.open(delivery.kept is not None)
+                group = Group(self._nats, self._shares, self._sessions, tenant_id, share)
+                self._groups[tenant_id, share] = group
+            await group.open(delivery.connection.client_key if delivery.outlives else b"")
             if self._groups.get((tenant_id, share)) is group:  # the last member may have left meanwhile
                 group.join(delivery, subscription)
                 return
 
-    async def leave(self, tenant_id: UUID, share: Share, delivery: Delivery) -> None:
+    async def leave(self, tenant_id: UUID, share: Share, delivery: Delivery, *, for_ever: bool) -> None:
+        """for_ever  its session is no part of the group any more"""
         group = self._groups.get((tenant_id, share))
         if group is None:
             return
         group.leave(delivery)
-        if not group.members:
+        if for_ever:
+            try:
+                await group.consumer.leave(delivery.connection.client_key, is_used=bool(group.members))
+            except DomainError as error:  # the next one that looks finds it gone
+                log.info("share_not_left", error=repr(error))
+        if not group.members and self._groups.get((tenant_id, share)) is group:
             del self._groups[tenant_id, share]
             await group.close()
-            ending = asyncio.ensure_future(group.end_if_unused())
+            ending = asyncio.ensure_future(group.consumer.end_if_unused())
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)

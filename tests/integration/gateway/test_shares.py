@@ -1,0 +1,145 @@
+"""Shared subscriptions on two gateways: which messages wait for a group, for how long, and whose they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+from tests.support.gateways import Device, Two, eventually
+from tests.support.packet_client import PacketClient
+
+from headwater.gateway.mqtt.share_consumer import UNUSED_S
+from headwater.ids import uuid7
+from headwater.protocols.mqtt import Disconnect, Properties, Publish, Will
+from headwater.stream import subjects
+from headwater.stream.keyed import KeyedStream
+from headwater.stream.message_log import MessageLog
+from headwater.stream.session_store import SessionStore, StoredSession
+from headwater.stream.share_store import Receipt, ShareStore
+from headwater.stream.topology import MESSAGE_STREAM, SESSION_STREAM
+
+SHARE = "$share/team/a"
+KEPT: dict[str, Any] = {"session_expiry_s": 600}
+BACK: dict[str, Any] = {"clean_start": False, "session_expiry_s": 600}
+
+
+@pytest.fixture
+async def client(nats_url: str) -> AsyncIterator[Client]:
+    connection = await nats.connect(nats_url)
+    yield connection
+    await connection.close()
+
+
+async def ended(client: Client) -> None:
+    """No group is left."""
+
+    async def none() -> bool:
+        return (await client.jetstream().stream_info(MESSAGE_STREAM)).state.consumer_count == 0
+
+    await eventually(none, "the group has ended")
+
+
+async def published(gateways: Two, device: Device, payload: bytes, qos: int = 1) -> None:
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    await speaker.publish("a", payload, qos)
+    await speaker.bye()
+
+
+async def member_of(gateways: Two, device: Device, name: str, number: int = 0, qos: int = 1, **options: Any) -> PacketClient:
+    member = await PacketClient.open(gateways[number], device, name, **options)
+    assert await member.subscribe(SHARE, qos=qos) == (qos,)
+    return member
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_messages_wait_for_a_kept_session_whoever_comes_and_goes(gateways: Two, device: Device, number: int) -> None:
+    kept = await member_of(gateways, device, "kept", **KEPT)
+    await kept.bye()
+    passing = await member_of(gateways, device, "passing", number)
+    await passing.bye()
+    await asyncio.sleep(2 * UNUSED_S)  # by then an unused group has ended
+    await published(gateways, device, b"waits")
+    kept = await PacketClient.open(gateways[1 - number], device, "kept", **BACK)
+    assert kept.connack.session_present
+    assert (await kept.take()).payload == b"waits"
+
+
+@pytest.mark.parametrize("end", ["unsubscribe", "no lifetime", "clean start", "a will"])
+async def test_nothing_waits_for_a_group_that_no_session_waits_for(
+    gateways: Two, device: Device, client: Client, end: str
+) -> None:
+    options: dict[str, Any] = {"will": Will("w", b"", 1)} if end == "a will" else KEPT
+    member = await member_of(gateways, device, "member", **options)
+    if end == "unsubscribe":
+        await member.unsubscribe(SHARE)
+    elif end == "no lifetime":
+        await member.send(Disconnect(0, Properties(session_expiry_s=0)))
+    elif end == "clean start":
+        await member.abort()
+        member = await PacketClient.open(gateways[1], device, "member")
+        await member.bye()
+    else:
+        await member.bye()
+    if end != "clean start":  # which nobody tells the group
+        await ended(client)
+    await published(gateways, device, b"for nobody")
+    newcomer = await member_of(gateways, device, "newcomer", 1)
+    await published(gateways, device, b"for it")
+    assert (await newcomer.take()).payload == b"for it"
+
+
+async def test_a_session_that_ends_with_its_connection_keeps_no_message(gateways: Two, device: Device) -> None:
+    """Also where it is kept for its will."""
+    mortal = await member_of(gateways, device, "mortal", will=Will("w", b"", 1))
+    await published(gateways, device, b"1")
+    await mortal.expect(Publish)
+    other = await member_of(gateways, device, "other")
+    mortal.vanish()
+    assert (await other.take()).payload == b"1"
+
+
+async def as_of_a_dead_gateway(client: Client, device: Device) -> StoredSession:
+    """The member's session, as if the gateway that served it had died now."""
+    sessions = SessionStore(client)
+
+    async def closed() -> StoredSession | None:
+        stored = await sessions.find(device.tenant_id, "member")
+        return stored if stored.record is not None and not stored.record.connected else None
+
+    stored = await eventually(closed, "its gateway has closed the session")
+    stored.record.connected, stored.record.owner = True, uuid7().bytes
+    return StoredSession(stored.record, await sessions.save(stored.record, stored.revision))
+
+
+async def test_a_noted_message_is_its_members_when_the_gateway_dies_before_it_is_sent(
+    gateways: Two, device: Device, client: Client
+) -> None:
+    member = await member_of(gateways, device, "member", qos=2, **KEPT)
+    await published(gateways, device, b"first", 2)
+    assert (await member.take()).payload == b"first"
+    await member.bye()
+    await published(gateways, device, b"second", 2)
+    stored = await as_of_a_dead_gateway(client, device)
+    assert stored.record is not None
+    assert stored.record.receipts == 1
+    batch = (await MessageLog(client).read(device.tenant_id, 1, 10))[-1]
+    assert batch.messages[0].payload == b"second"
+    shares = ShareStore(KeyedStream(client, SESSION_STREAM), subjects.share(device.tenant_id, "team", "a"), 600)
+    receipt = Receipt(subjects.client_key("member"), 2)
+    await shares.note(batch.sequence, {0: receipt}, ())
+    other = await member_of(gateways, device, "other", 1, qos=2)
+    assert await other.silent(), "it is the member's"
+    member = await PacketClient.open(gateways[0], device, "member", **BACK)
+    message = await member.take()
+    assert (message.payload, message.qos) == (b"second", 2)
+    await member.bye()
+    await as_of_a_dead_gateway(client, device)
+    member = await PacketClient.open(gateways[1], device, "member", **BACK)
+    assert await member.silent(), "it had that one"
+    for number in range(10):
+        await published(gateways, device, b"%d" % number, 2)
+    assert {(await each.take()).payload for each in (member, other) for _ in range(5)} == {b"%d" % n for n in range(10)}
