@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from headwater.gateway.mqtt.websocket import (
-    FRAME_BYTES_MAX,
-    Frames,
-    HandshakeRefused,
-    WebSocketFailed,
-    answer_handshake,
-    frame,
-    unmasked,
-)
+from headwater.gateway.mqtt.websocket.frames import FRAME_BYTES_MAX, Frames, WebSocketFailed, frame, unmasked
+from headwater.gateway.mqtt.websocket.handshake import HandshakeRefused, answer_handshake
 
 REQUEST = (
     "GET /mqtt HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
