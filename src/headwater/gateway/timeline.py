@@ -72,6 +72,7 @@ class _Kind(NamedTuple):
 
     event: Event
     code: str
+    listener: str
     claim: Claim
 
 
@@ -138,7 +139,7 @@ class Timeline:
         now, at = self._now(), self._clock.now_us()
         host = host_of(address)
         speaker = self._speaker(device_id or _network(host), now)
-        kind = _Kind(event, code, claim)
+        kind = _Kind(event, code, listener, claim)
         alone = speaker.may_speak(now)
         if alone and device_id is None and not self._room_for_strangers(now):
             alone, speaker, kind, host, client_id, claim = (
@@ -173,10 +174,6 @@ class Timeline:
             self._append(entry)
         else:
             speaker.held[kind] = entry
-
-    def refused(self, address: str, code: str, detail: str) -> None:
-        """Somebody, before authentication."""
-        self.say(Event.REFUSED, address=address, code=code, detail=detail)
 
     def _speaker(self, who: Who, now: float) -> _Speaker:
         speaker = self._speakers.get(who)

@@ -35,7 +35,7 @@ _BEGINNINGS = {
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """row: event, code, detail, address, protocol, count of an entry"""
+    """row: event, code, detail, address, protocol, listener, count of an entry"""
     event, code, detail = row["event"], row["code"], row["detail"]
     if event == Event.DISCONNECTED:
         text = _ENDED.get(code, "Disconnected")
@@ -45,6 +45,8 @@ def sentence(row: Mapping[str, Any]) -> str:
         text = _BEGINNINGS.get(event, event)
         if event == Event.CONNECTED and row["protocol"]:
             text += f" over {_protocol(row['protocol'])}"
+        if event == Event.REFUSED and row["listener"]:
+            text += f" at the {row['listener']} port"
         if detail or code:
             text += f": {detail or code}"
     if row["address"]:

@@ -29,8 +29,17 @@ from websockets.typing import Subprotocol
 from headwater.app import gateway as gateway_role
 from headwater.app.engines.ports import free_port
 from headwater.gateway.mqtt import door
-from headwater.gateway.mqtt.door import LoggedRefusals
-from headwater.protocols.mqtt import ConnAck, Connect, Packet, PacketReader, PingResp, PubAck, Publish, encode_packet
+from headwater.gateway.mqtt.door import LoggedRefusals, Refusal, Visitor
+from headwater.protocols.mqtt import (
+    ConnAck,
+    Connect,
+    Packet,
+    PacketReader,
+    PingResp,
+    PubAck,
+    Publish,
+    encode_packet,
+)
 from headwater.testing.mqtt_client import ConnectionRefused, MQTTClient
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy.", "ignore:.*TLSv1_1 is deprecated")
@@ -73,8 +82,8 @@ def start(database_urls: DatabaseURLs, nats_url: str, authority: Authority, monk
     refused: list[tuple[str, str, str, str]] = []
 
     class Noted(LoggedRefusals):
-        def refused(self, address: str, stage: str, code: str, detail: str) -> None:
-            refused.append((address, stage, code, detail))
+        def refused(self, visitor: Visitor, refusal: Refusal) -> None:
+            refused.append((visitor.address, refusal.stage, refusal.code, refusal.detail))
 
     monkeypatch.setattr(gateway_role, "LoggedRefusals", Noted)
 
@@ -159,16 +168,16 @@ async def test_an_old_tls_version_is_refused_in_words(start: Start, authority: A
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
     async with start() as ports:
-        with pytest.raises((ssl.SSLError, ConnectionError)):
+        with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):  # it hears it, too
             await shake_hands(ports.mqtts, context)
-        assert "below 1.2" in await ports.refuses("tls.handshake_failed")
+        assert "below 1.2" in await ports.refuses("tls.version")
 
 
 async def test_a_device_that_does_not_trust_us_says_so_and_we_hear_it(start: Start) -> None:
     async with start() as ports:
         with pytest.raises(ssl.SSLCertVerificationError):
             await shake_hands(ports.mqtts, ssl.create_default_context())
-        assert "does not trust our certificate" in await ports.refuses("tls.handshake_failed")
+        assert "does not trust our certificate" in await ports.refuses("tls.alert_unknown_ca")
 
 
 async def test_a_client_certificate_is_asked_for_and_checked(
@@ -176,15 +185,17 @@ async def test_a_client_certificate_is_asked_for_and_checked(
 ) -> None:
     stranger = Authority(tmp_path, "stranger")
     good, bad = authority.issue("pump-1"), stranger.issue("pump-2")
+    old = authority.issue("pump-3", valid_s=-60)
     async with start(TLS_CLIENT_CA_FILE=str(authority.file)) as ports:
         context = trusting(authority)
-        with pytest.raises(OSError, match=r"(?i)alert|closed|reset"):
+        with pytest.raises(ssl.SSLError, match="ALERT_CERTIFICATE_REQUIRED"):
             await shake_hands(ports.mqtts, context)
-        assert await ports.refuses("tls.handshake_failed") == "the device showed no certificate"
-        context = trusting(authority)
-        context.load_cert_chain(*bad)
-        with pytest.raises(OSError, match=r"(?i)alert|closed|reset"):
-            await shake_hands(ports.mqtts, context)
+        assert await ports.refuses("tls.no_certificate") == "the device showed no certificate"
+        for shown, alert in ((bad, "UNKNOWN_CA"), (old, "CERTIFICATE_EXPIRED")):
+            context = trusting(authority)
+            context.load_cert_chain(*shown)
+            with pytest.raises(ssl.SSLError, match=f"ALERT_{alert}"):
+                await shake_hands(ports.mqtts, context)
         assert "not accepted" in await ports.refuses("tls.certificate_refused")
         context = trusting(authority)
         context.load_cert_chain(*good)
@@ -341,7 +352,7 @@ async def test_behind_a_load_balancer_the_address_is_the_clients(start: Start, a
         reader, writer = await asyncio.open_connection("127.0.0.1", ports.mqtts)
         writer.write(ipv4_header("192.0.2.9", 4000) + b"nonsense")
         await _end_of(reader)
-        await ports.refuses("tls.handshake_failed")
+        await ports.refuses("tls.not_tls")
         assert [address for address, stage, _, _ in ports.refused if stage == "tls"] == ["192.0.2.9:4000"]
 
 

@@ -19,7 +19,11 @@ from tests.support.api import api_client, api_services, bearer, mint_token
 from tests.support.certificates import Authority
 from tests.support.engines import DatabaseURLs
 from tests.support.gateways import Device, Gateway, add_device, eventually, running_gateway
+from tests.support.proxy import ipv4_header
 from tests.support.tenants import TenantFactory
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from headwater.app.engines.ports import free_port
 from headwater.database.session import open_pool
@@ -41,6 +45,7 @@ class World:
     device: Device
     gateway: Gateway
     mqtts_port: int
+    ws_port: int
     api: httpx.AsyncClient
     owner: dict[str, str]
     operator: dict[str, str]
@@ -59,6 +64,11 @@ class World:
         [found] = await eventually(there, f"{events} in {path}")
         return found  # type: ignore[no-any-return]  # `eventually` knows no types
 
+    async def strangers(self, count: int) -> list[dict[str, Any]]:
+        """What the operator is told of so many who were refused before they said who they are, oldest first."""
+        events = ["connection.refused_before_authentication"] * count
+        return await self.told(*events, path="/operator/connection-attempts", event="connection.")
+
     @asynccontextmanager
     async def raw(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.gateway.mqtt_port)
@@ -75,7 +85,8 @@ async def world(
     tmp_path: Path,
 ) -> AsyncIterator[World]:
     certificate, key = Authority(tmp_path).issue("gateway")
-    secure = {"MQTTS_PORT": str(free_port()), "MQTTS_CERT_FILE": str(certificate), "MQTTS_KEY_FILE": str(key)}
+    ports = {"MQTTS_PORT": str(free_port()), "WS_PORT": str(free_port())}
+    settings = ports | {"MQTTS_CERT_FILE": str(certificate), "MQTTS_KEY_FILE": str(key)}
     monkeypatch.setattr(timeline, "GATHER_S", 0.01)
     device = await add_device(database_urls.owner, await tenant_factory("acme"), "thermometer-1")
     pool = await open_pool(database_urls.writer, size_max=1, application_name="test")
@@ -84,7 +95,7 @@ async def world(
     stop = asyncio.Event()
     async with (
         running_gateway(
-            database_urls, nats_url, **{f"HEADWATER_GATEWAY_{name}": value for name, value in secure.items()}
+            database_urls, nats_url, **{f"HEADWATER_GATEWAY_{name}": value for name, value in settings.items()}
         ) as gateway,
         api_services(database_urls) as services,
         api_client(services) as api,
@@ -94,7 +105,7 @@ async def world(
         async with services.operator_pool.acquire() as connection:
             operator = bearer((await operation.mint_operator_token(connection, "test")).text)
         owner = bearer(await mint_token(services.database, device.tenant_id))
-        yield World(device, gateway, int(secure["MQTTS_PORT"]), api, owner, operator)
+        yield World(device, gateway, int(ports["MQTTS_PORT"]), int(ports["WS_PORT"]), api, owner, operator)
         stop.set()
         await writing
     await client.close()
@@ -227,11 +238,11 @@ async def test_a_take_over(world: World) -> None:
 
 async def test_a_keep_alive_that_is_not_kept(world: World) -> None:
     async with world.raw() as (reader, writer):
-        connect = Connect(
+        hello = Connect(
             protocol_level=4, client_id="silent", keep_alive_s=1, username=str(world.device.id),
             password=world.device.token.encode(),
         )  # fmt: skip
-        writer.write(encode_packet(connect, 4))
+        writer.write(encode_packet(hello, 4))
         assert (await reader.readexactly(4))[3] == 0
         assert await reader.read() == b""
     _, disconnected = await world.told("connected", "disconnected")
@@ -246,23 +257,60 @@ async def test_a_tls_alert(world: World) -> None:
 
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.to_thread(shake_hands)
-    [attempt] = await world.told("connection.refused_before_authentication", path="/operator/connection-attempts")
-    assert (attempt["code"], attempt["address"]) == ("tls.handshake_failed", "127.0.0.1")
-    assert "alert unknown_ca" in attempt["summary"]
+    [attempt] = await world.strangers(1)
+    assert (attempt["code"], attempt["address"], attempt["listener"]) == ("tls.alert_unknown_ca", "127.0.0.1", "mqtts")
+    assert "does not trust" in attempt["summary"]
 
 
 async def test_what_is_no_mqtt_at_all(world: World) -> None:
     no_mqtt = {
-        "TLS to the plain port": bytes.fromhex("16030100a5010000a10303"),
-        "HTTP": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        "garbage": b"\xff" * 64,
+        "what came is not MQTT but TLS": bytes.fromhex("16030100a5010000a10303"),
+        "what came is not MQTT but an HTTP request": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "what came is not MQTT but a PROXY header, which is not expected here": ipv4_header("192.0.2.7", 1),
+        "Auth may not come in phase 'await connect'": b"\xff" * 64,
     }
     for data in no_mqtt.values():
         async with world.raw() as (reader, writer):
             writer.write(data)
             await reader.read()
-    events = ["connection.refused_before_authentication"] * len(no_mqtt)
-    attempts = await world.told(*events, path="/operator/connection-attempts", event="connection.")
-    for attempt in attempts:
-        assert (attempt["address"], attempt["code"]) == ("127.0.0.1", "mqtt.no_connect")
-        assert attempt["summary"].startswith("Refused before it said who it is: ")
+    attempts = await world.strangers(len(no_mqtt))
+    for attempt, detail in zip(attempts, no_mqtt, strict=True):
+        assert (attempt["address"], attempt["code"], attempt["listener"]) == ("127.0.0.1", "mqtt.malformed", "mqtt")
+        assert attempt["summary"] == f"Refused before it said who it is at the mqtt port: {detail}, from 127.0.0.1"
+
+
+async def test_a_connect_that_is_none_of_ours(world: World) -> None:
+    connects = {
+        b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x02ab": ("mqtt.version", "", "protocol level 6"),
+        b"\x10\x0e\x00\x04MQTT\x04\x03\x00\x3c\x00\x02ab": ("mqtt.malformed", "mqtt/4", "the reserved connect flag is set"),
+    }
+    for data in connects:
+        async with world.raw() as (reader, writer):
+            writer.write(data)
+            await reader.read()
+    attempts = await world.strangers(len(connects))
+    said = [(attempt["code"], attempt["protocol"], attempt["detail"]) for attempt in attempts]
+    assert said == list(connects.values())
+
+
+async def test_frames_that_are_no_mqtt(world: World) -> None:
+    """Before the CONNECT it is a stranger's; after it the device reads why its connection ended."""
+    url = f"ws://127.0.0.1:{world.ws_port}/mqtt"
+    async with connect(url, subprotocols=[Subprotocol("mqtt")], proxy=None) as websocket:
+        await websocket.send("text")
+        with pytest.raises(ConnectionClosed):
+            await websocket.recv()
+    [attempt] = await world.strangers(1)
+    assert (attempt["code"], attempt["listener"]) == ("websocket.failed", "ws")
+    assert attempt["detail"] == "MQTT comes in binary frames only"
+    hello = Connect(
+        client_id="browser", username=str(world.device.id), password=world.device.token.encode(), protocol_level=4
+    )
+    async with connect(url, subprotocols=[Subprotocol("mqtt")], proxy=None) as websocket:
+        await websocket.send(encode_packet(hello, 4))
+        await websocket.recv()
+        await websocket.send("text")
+        with pytest.raises(ConnectionClosed):
+            await websocket.recv()
+    _, disconnected = await world.told("connected", "disconnected")
+    assert (disconnected["code"], disconnected["detail"]) == ("protocol_error", "MQTT comes in binary frames only")

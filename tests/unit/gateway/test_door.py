@@ -384,8 +384,8 @@ def test_a_flood_of_refusals_is_counted_not_written(time: Time, monkeypatch: pyt
     monkeypatch.setattr(door_module.log, "info", lambda _event, **said: lines.append(said))
     refusals = LoggedRefusals(time)
     for _ in range(1000):
-        refusals.refused("192.0.2.1:1", "tls", "tls.timeout", "slow")
+        refusals.refused(Visitor("192.0.2.1:1", 0.0), Refusal("tls", "tls.timeout", "slow"))
     assert len(lines) == door_module.LOG_LINES_PER_S
     time.now += 1
-    refusals.refused("192.0.2.1:1", "tls", "tls.timeout", "slow")
+    refusals.refused(Visitor("192.0.2.1:1", 0.0), Refusal("tls", "tls.timeout", "slow"))
     assert lines[-1]["unsaid"] == 1000 - door_module.LOG_LINES_PER_S

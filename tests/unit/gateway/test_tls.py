@@ -80,13 +80,27 @@ def test_files_that_do_not_fit_are_told_at_the_start(authority: Authority, tmp_p
         ServerTLS(*(str(file) for file in files))
 
 
+def openssl(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, f"[SSL: {reason}]")
+    error.reason = reason
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (TimeoutError(), "tls.timeout"),
         (ConnectionResetError(), "tls.closed"),
         (ssl.SSLError(1, "x"), "tls.handshake_failed"),
+        (openssl("NO_SHARED_CIPHER"), "tls.no_shared_cipher"),
+        (openssl("HTTP_REQUEST"), "tls.not_tls"),
+        (openssl("TLSV1_ALERT_UNKNOWN_CA"), "tls.alert_unknown_ca"),
+        (openssl("SSLV3_ALERT_CERTIFICATE_EXPIRED"), "tls.alert_certificate_expired"),
+        (openssl("TLSV13_ALERT_MISSING_EXTENSION"), "tls.alert_missing_extension"),
+        (openssl("TLSV1_UNRECOGNIZED_NAME"), "tls.alert_unrecognized_name"),
+        (openssl("BAD_PACKET_LENGTH"), "tls.handshake_failed"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_failure_has_words(error: OSError, code: str) -> None:
     refusal = refusal_of(error)

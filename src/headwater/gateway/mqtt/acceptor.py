@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ import structlog
 
 from headwater.gateway.mqtt import proxy_protocol, tls
 from headwater.gateway.mqtt.door import Door, Network, Refusal, Refusals, Visitor
+from headwater.gateway.mqtt.hang_up import hang_up_socket
 from headwater.gateway.mqtt.proxy_protocol import ProxyRefused
 from headwater.gateway.mqtt.tls import HANDSHAKE_S, SHUTDOWN_S, ServerTLS
 from headwater.gateway.mqtt.websocket import WebSocketTransport
@@ -149,7 +151,7 @@ class Acceptor:
         self.accepted_total += 1
         accepted.setblocking(False)
         visitor = self._door.enter(address)
-        visitor.scheme = self.port.scheme
+        visitor.scheme, visitor.refuse = self.port.scheme, partial(self._refuse, visitor)
         if self._proxies is None:
             refusal = self._door.identify(visitor, address)
             if refusal is not None:
@@ -211,12 +213,22 @@ class Acceptor:
         if self._tls is None:
             made, _ = await loop.connect_accepted_socket(partial(self._protocol, visitor), accepted)
             return made
-        # Twice the limit for the loop's own clock: which of two that run out together wins would be anybody's guess.
-        async with asyncio.timeout(HANDSHAKE_S):
-            made, _ = await loop.connect_accepted_socket(
-                partial(self._protocol, visitor), accepted, ssl=self._tls.context,
-                ssl_handshake_timeout=2 * HANDSHAKE_S, ssl_shutdown_timeout=SHUTDOWN_S,
-            )  # fmt: skip
+        return await self._shake_hands(accepted, visitor, self._tls.context)
+
+    async def _shake_hands(self, accepted: socket.socket, visitor: Visitor, context: ssl.SSLContext) -> asyncio.Transport:
+        made: asyncio.Transport
+        with accepted.dup() as still_open:  # the loop closes its own as soon as the handshake has failed
+            try:
+                # Twice the limit for the loop's own clock: which of two that run out together wins would be anybody's guess.
+                async with asyncio.timeout(HANDSHAKE_S):
+                    made, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                        partial(self._protocol, visitor), accepted, ssl=context,
+                        ssl_handshake_timeout=2 * HANDSHAKE_S, ssl_shutdown_timeout=SHUTDOWN_S,
+                    )  # fmt: skip
+            except ssl.SSLError as error:
+                self._refuse(visitor, tls.refusal_of(error))
+                await hang_up_socket(still_open, tls.last_words_of(error))
+                raise
         if made.get_extra_info("cipher") is None:  # asyncio calls it success when the peer just goes away
             raise ConnectionResetError("closed during the handshake")
         return made
@@ -236,7 +248,7 @@ class Acceptor:
             return
         visitor.over = True
         self.refused_total[refusal.stage] = self.refused_total.get(refusal.stage, 0) + 1
-        self._refusals.refused(visitor.address, refusal.stage, refusal.code, refusal.detail)
+        self._refusals.refused(visitor, refusal)
 
     def _drop(self, visitor: Visitor, end: Callable[[], object], refusal: Refusal) -> None:
         self._refuse(visitor, refusal)

@@ -202,7 +202,7 @@ class Admission:
     def _refuse(self, connection: MQTTConnection, error: BaseException) -> None:
         self.refused_total += 1
         error = _known(error)
-        self._happenings.not_authenticated(connection, error)
+        self._happenings.not_authenticated(connection, error.code, error.detail)
         if not isinstance(error, ConnectionRateExceeded):  # a flood of those is the door's to count
             log.info("connection_refused", code=error.code, detail=error.detail, address=connection.address)
         if connection.alive:
@@ -274,7 +274,7 @@ class Admission:
                 self._refuse(connection, error)
                 return
             known = _known(error)
-            self._happenings.not_authenticated(connection, known)
+            self._happenings.not_authenticated(connection, known.code, known.detail)
             connection.close(reasons.NOT_AUTHORISED, known.detail, Ended.AUTHENTICATION_FAILED)
 
     # -- going ----------------------------------------------------------------------------------------------------------

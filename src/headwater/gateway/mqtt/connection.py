@@ -19,7 +19,10 @@ from headwater.device.principal import Principal
 from headwater.gateway.metering import TenantMeter
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import WRITE_BUFFER_BYTES_MAX, Delivery
+from headwater.gateway.mqtt.door import Refusal
+from headwater.gateway.mqtt.foreign import recognised
 from headwater.gateway.mqtt.hang_up import hang_up
+from headwater.gateway.mqtt.happenings import protocol_of
 from headwater.gateway.mqtt.kept_session import KeptSession
 from headwater.gateway.mqtt.publishing import Publishing
 from headwater.protocols.mqtt.errors import PacketTooLarge
@@ -37,6 +40,7 @@ from headwater.protocols.mqtt.packets import (
     Subscribe,
     Unsubscribe,
 )
+from headwater.protocols.mqtt.reasons import Reason
 from headwater.protocols.mqtt.session import CLOSED, ServerSession
 from headwater.stream.session_store import StoredSubscription
 
@@ -121,11 +125,12 @@ class MQTTConnection(asyncio.Protocol):
         events = self.session.receive(data, self._listener.now())
         self.bytes_left -= len(data)
         self.messages_left -= len(events)
-        if (self.bytes_left < 0 or self.messages_left < 0) and not self._slowed:
-            self._slowed = True
-            self.pause()
+        if self.bytes_left < 0 or self.messages_left < 0:
+            self._slow_down()
         publishing = self._publishing
         if publishing is None or not events or type(events[0]) is not Publish:
+            if self.visitor is not None and events and type(events[0]) is ProtocolFailed:
+                events = [recognised(events[0], data)]
             self._handle(events)
             return
         publish = publishing.publish
@@ -138,6 +143,17 @@ class MQTTConnection(asyncio.Protocol):
             self.flush()
         if publishing.is_behind:
             self._listener.hold(self)
+
+    def _slow_down(self) -> None:
+        if not self._slowed:
+            self._slowed = True
+            self.pause()
+
+    def failed_below(self, detail: str) -> None:
+        """The peer broke the protocol that carries MQTT."""
+        self._end(Ended.PROTOCOL_ERROR, detail)
+        self._not_let_in("websocket.failed", detail)
+        self.eof_received()
 
     def eof_received(self) -> bool:
         self._handle(self.session.receive(b"", self._listener.now()))
@@ -238,9 +254,19 @@ class MQTTConnection(asyncio.Protocol):
 
     def _on_timeout(self, event: TimedOut) -> None:
         self._end(Ended.KEEP_ALIVE_TIMEOUT, event.detail)
+        self._not_let_in("mqtt.timeout", event.detail)
 
     def _on_failure(self, event: ProtocolFailed) -> None:
         self._end(Ended.PROTOCOL_ERROR, event.detail)
+        is_version = event.reason == Reason.UNSUPPORTED_PROTOCOL_VERSION
+        self._not_let_in("mqtt.version" if is_version else "mqtt.malformed", event.detail)
+
+    def _not_let_in(self, code: str, detail: str) -> None:
+        """It is said who it was, as far as that is known; of a connection that was let in, its end says why."""
+        if self.visitor is not None:
+            self.visitor.refuse(Refusal("mqtt", code, detail, protocol_of(self.session.protocol_level)))
+        elif self.principal is None:
+            self._listener.happenings.not_authenticated(self, code, detail)
 
     def _on_lost(self, _event: ConnectionLost) -> None:
         self._end(Ended.CONNECTION_LOST, "closed by the device")

@@ -48,7 +48,7 @@ REMEMBERED_MAX = 20_000
 LOG_LINES_PER_S = 20
 """Of refused connections; a flood is counted, not written down."""
 
-STAGES = ("accept", "proxy", "tls", "websocket")
+STAGES = ("accept", "proxy", "tls", "websocket", "mqtt")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Key = TypeVar("_Key", bound=Hashable)
@@ -74,17 +74,22 @@ class UseAnotherServer(DomainError):
 
 
 class Refusal(NamedTuple):
-    """Why a connection ended before anybody knew whose it was. stage: one of STAGES."""
+    """Why a connection ended before anybody knew whose it was.
+
+    stage     one of STAGES
+    protocol  the MQTT version, where it came that far
+    """
 
     stage: str
     code: str
     detail: str
+    protocol: str = ""
 
 
 class Refusals(Protocol):
     """Who wants to hear of connections that were refused before authentication. Called often in an attack: be brief."""
 
-    def refused(self, address: str, stage: str, code: str, detail: str) -> None: ...
+    def refused(self, visitor: Visitor, refusal: Refusal) -> None: ...
 
 
 class LoggedRefusals:
@@ -95,12 +100,15 @@ class LoggedRefusals:
         self._lines = TokenBucket(LOG_LINES_PER_S, LOG_LINES_PER_S, now())
         self._unsaid = 0
 
-    def refused(self, address: str, stage: str, code: str, detail: str) -> None:
+    def refused(self, visitor: Visitor, refusal: Refusal) -> None:
         if self._lines.wait_s(self._now()) > 0:
             self._unsaid += 1
             return
         self._lines.take()
-        log.info("connection_refused", address=address, stage=stage, code=code, detail=detail, unsaid=self._unsaid)
+        log.info(
+            "connection_refused", address=visitor.address, listener=visitor.scheme, stage=refusal.stage, code=refusal.code,
+            detail=refusal.detail, unsaid=self._unsaid,
+        )  # fmt: skip
         self._unsaid = 0
 
 
@@ -228,7 +236,7 @@ class BackOff:
 class Visitor:
     """A connection between accept and CONNECT."""
 
-    __slots__ = ("address", "drop", "host", "is_here", "over", "scheme", "since")
+    __slots__ = ("address", "drop", "host", "is_here", "over", "refuse", "scheme", "since")
 
     def __init__(self, address: str, since: float) -> None:
         self.address = address
@@ -239,6 +247,8 @@ class Visitor:
         self.since = since
         self.drop: Callable[[Refusal], None] = drop_nobody
         """ends it; whoever carries it on puts a new one there, while it is here"""
+        self.refuse: Callable[[Refusal], None] = drop_nobody
+        """tells whoever wants to hear why it may not stay; of its port, while it is here"""
         self.is_here = True
         self.over = False
         """it was refused; whatever it ends with afterwards is no news"""
@@ -354,7 +364,7 @@ class Door:
     def leave(self, visitor: Visitor) -> None:
         """It has sent its CONNECT, or it is gone. Any number of times."""
         visitor.is_here = False
-        visitor.drop = drop_nobody  # which held the connection, and the connection the visitor
+        visitor.drop = visitor.refuse = drop_nobody  # which held the connection, and the connection the visitor
         if visitor in self._connecting:
             del self._connecting[visitor]
             self._came_free += 1

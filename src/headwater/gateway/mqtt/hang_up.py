@@ -7,6 +7,7 @@ DISCONNECT that says why. So our side ends, the peer's is read and thrown away u
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +27,18 @@ def hang_up(transport: Any, protocol: asyncio.BaseProtocol) -> None:
     timer = asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
     transport.set_protocol(_Deaf(protocol, timer))
     transport.resume_reading()
+
+
+async def hang_up_socket(ours: socket.socket, last_words: bytes) -> None:
+    """The same for a socket without a transport."""
+    loop = asyncio.get_running_loop()
+    with suppress(OSError):  # gone already, or, a TimeoutError, still talking
+        if last_words:
+            ours.send(last_words)
+        ours.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(LINGER_S):
+            while await loop.sock_recv(ours, 65_536):
+                pass
 
 
 class _Deaf(asyncio.Protocol):

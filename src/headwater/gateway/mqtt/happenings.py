@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from headwater.device.authentication import NO_CLAIM, Claim, Presented
 from headwater.device.presence import Ended
 from headwater.errors import DomainError
-from headwater.gateway.mqtt.door import Refusals
+from headwater.gateway.mqtt.door import Refusal, Refusals, Visitor
 from headwater.gateway.timeline import Timeline
 from headwater.stream.timeline import Event
 
@@ -24,9 +24,12 @@ class ToldRefusals:
         self._others = others
         self._timeline = timeline
 
-    def refused(self, address: str, stage: str, code: str, detail: str) -> None:
-        self._others.refused(address, stage, code, detail)
-        self._timeline.refused(address, code, detail)
+    def refused(self, visitor: Visitor, refusal: Refusal) -> None:
+        self._others.refused(visitor, refusal)
+        self._timeline.say(
+            Event.REFUSED, address=visitor.address, listener=visitor.scheme, protocol=refusal.protocol,
+            code=refusal.code, detail=refusal.detail,
+        )  # fmt: skip
 
 
 class Happenings:
@@ -38,11 +41,11 @@ class Happenings:
     def connected(self, connection: MQTTConnection, *, resumed: bool) -> None:
         self._say(Event.CONNECTED, connection, detail="its session goes on" if resumed else "")
 
-    def not_authenticated(self, connection: MQTTConnection, error: DomainError) -> None:
+    def not_authenticated(self, connection: MQTTConnection, code: str, detail: str) -> None:
         """Or authenticated, and not let in."""
         connect = connection.connect
         claim = NO_CLAIM if connect is None else Presented(connect.username, connect.password).claim()
-        self._say(Event.AUTHENTICATION_FAILED, connection, code=error.code, detail=error.detail, claim=claim)
+        self._say(Event.AUTHENTICATION_FAILED, connection, code=code, detail=detail, claim=claim)
 
     def ended(self, connection: MQTTConnection) -> None:
         reason = connection.ended or Ended.CONNECTION_LOST
@@ -69,9 +72,14 @@ class Happenings:
             device_id=principal.device_id if principal is not None else None,
             address=connection.address,
             client_id=connection.client_id or connection.session.client_id,
-            protocol=f"mqtt/{connect.protocol_level}" if connect is not None else "",
+            protocol=protocol_of(connect.protocol_level) if connect is not None else "",
             listener=connection.scheme,
             code=code,
             detail=detail,
             claim=claim,
         )
+
+
+def protocol_of(level: int) -> str:
+    """0 = nobody knows yet"""
+    return f"mqtt/{level}" if level else ""

@@ -10,7 +10,6 @@ from typing import Any
 
 import structlog
 
-from headwater.device.presence import Ended
 from headwater.gateway.metering import REFILL_S, Meters
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.acceptor import Acceptor, Port
@@ -155,16 +154,10 @@ class MQTTListener:
             self._nobody.set()
         self._door.inside = len(self._connections)
         if connection.visitor is not None:
-            self._left_without_a_word(connection, connection.visitor)
+            self._door.leave(connection.visitor)
         self._held.discard(connection)
         self._throttled.discard(connection)
         self.admission.leave(connection)
-
-    def _left_without_a_word(self, connection: MQTTConnection, visitor: Visitor) -> None:
-        """No CONNECT has come. Whoever just closes is a health check, or changed its mind."""
-        self._door.leave(visitor)
-        if not visitor.over and connection.ended is not Ended.CONNECTION_LOST:
-            self._refusals.refused(connection.address, "mqtt", "mqtt.no_connect", connection.close_reason)
 
     def hold(self, connection: MQTTConnection) -> None:
         """The stream is behind: this connection is read again when it has caught up."""

@@ -7,8 +7,10 @@ been in every TLS library for devices for a decade.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -28,6 +30,32 @@ ALPN = ["mqtt", "x-amzn-mqtt-ca", "http/1.1"]
 
 class CertificateUnusable(Exception):
     """The files are not a certificate with its key, or not authorities. The operator's fault, no device ever sees it."""
+
+
+class _SpokenSSL(ssl.SSLObject):
+    """Gives the alert of a handshake that fails along with the error: the event loop closes without having sent it."""
+
+    _outgoing: ssl.MemoryBIO
+
+    @classmethod
+    def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any) -> _SpokenSSL:
+        made: _SpokenSSL = super()._create(incoming, outgoing, *args, **options)  # type: ignore[misc]  # typeshed lacks it
+        made._outgoing = outgoing
+        return made
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            error.last_words = self._outgoing.read()  # type: ignore[attr-defined]  # for last_words_of
+            raise
+
+
+def last_words_of(error: BaseException) -> bytes:
+    """The alert by which a device learns why its handshake failed; b"" where there is none."""
+    return getattr(error, "last_words", b"")
 
 
 class ServerTLS:
@@ -70,6 +98,7 @@ class ServerTLS:
 
     def _make(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslobject_class = _SpokenSSL
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(CIPHERS)
         context.set_alpn_protocols(ALPN)
@@ -112,34 +141,53 @@ def _stamp(file: str) -> tuple[int, int, int]:
     return (found.st_mtime_ns, found.st_ino, found.st_size) if found is not None else (0, 0, 0)
 
 
-_WORDS = {
-    "CERTIFICATE_VERIFY_FAILED": "the device's certificate is not accepted",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the device showed no certificate",
-    "NO_SHARED_CIPHER": "no cipher suite in common",
-    "UNSUPPORTED_PROTOCOL": "the device speaks only a TLS version below 1.2",
-    "VERSION_TOO_LOW": "the device speaks only a TLS version below 1.2",
-    "WRONG_VERSION_NUMBER": "what came is not TLS; plain MQTT has another port",
-    "HTTP_REQUEST": "what came is a plain HTTP request, not TLS",
-    "HTTPS_PROXY_REQUEST": "what came is a request to an HTTP proxy, not TLS",
-    "TLSV1_ALERT_UNKNOWN_CA": "the device does not trust our certificate's authority (alert unknown_ca)",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "the device does not accept our certificate (alert bad_certificate)",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the device does not accept our certificate (alert certificate_unknown)",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "our certificate has expired by the device's clock (alert certificate_expired)",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the device gave the handshake up (alert handshake_failure)",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "the device wants another TLS version (alert protocol_version)",
-    "TLSV1_ALERT_DECRYPT_ERROR": "the device could not check our signature (alert decrypt_error)",
-    "TLSV1_UNRECOGNIZED_NAME": "the device asked for another server name (alert unrecognized_name)",
-    "UNEXPECTED_EOF_WHILE_READING": "the device closed the connection during the handshake",
+_REFUSED = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": ("no_certificate", "the device showed no certificate"),
+    "NO_SHARED_CIPHER": ("no_shared_cipher", "no cipher suite in common"),
+    "UNSUPPORTED_PROTOCOL": ("version", "the device speaks only a TLS version below 1.2"),
+    "VERSION_TOO_LOW": ("version", "the device speaks only a TLS version below 1.2"),
+    "WRONG_VERSION_NUMBER": ("not_tls", "what came is not TLS; plain MQTT has another port"),
+    "HTTP_REQUEST": ("not_tls", "what came is a plain HTTP request, not TLS"),
+    "HTTPS_PROXY_REQUEST": ("not_tls", "what came is a request to an HTTP proxy, not TLS"),
+    "UNEXPECTED_EOF_WHILE_READING": ("closed", "the device closed the connection during the handshake"),
 }
+"""What we do not take, by OpenSSL's reason: the end of our code, and words."""
+_ALERTS = {
+    "unknown_ca": "the device does not trust our certificate's authority",
+    "bad_certificate": "the device does not accept our certificate",
+    "certificate_unknown": "the device does not accept our certificate",
+    "unsupported_certificate": "the device cannot use our certificate's kind",
+    "certificate_expired": "our certificate has expired by the device's clock",
+    "certificate_revoked": "our certificate is revoked, the device says",
+    "handshake_failure": "the device gave the handshake up",
+    "protocol_version": "the device wants another TLS version",
+    "decrypt_error": "the device could not check our signature",
+    "unrecognized_name": "the device asked for another server name",
+    "access_denied": "the device does not want this connection",
+    "internal_error": "the device has an error of its own",
+}
+"""What the device does not take: RFC 8446, section 6.2."""
+_ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(.+)")
 
 
 def refusal_of(error: BaseException) -> Refusal:
     """Why a handshake failed, as words: what the person who installs a device needs to hear."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Refusal("tls", "tls.certificate_refused", f"{_WORDS['CERTIFICATE_VERIFY_FAILED']}: {error.verify_message}")
+        detail = f"the device's certificate is not accepted: {error.verify_message}"
+        return Refusal("tls", "tls.certificate_refused", detail)
     if isinstance(error, ssl.SSLError):
-        reason = _reason(error)
-        return Refusal("tls", "tls.handshake_failed", _WORDS.get(reason, reason.lower().replace("_", " ")))
+        return _refusal_by(_reason(error))
     if isinstance(error, TimeoutError):
         return Refusal("tls", "tls.timeout", f"the handshake took more than {HANDSHAKE_S:.0f} s")
     return Refusal("tls", "tls.closed", "the device closed the connection during the handshake")
+
+
+def _refusal_by(reason: str) -> Refusal:
+    if reason in _REFUSED:
+        code, words = _REFUSED[reason]
+        return Refusal("tls", f"tls.{code}", words)
+    alert = _ALERT.fullmatch(reason)
+    if alert is None:
+        return Refusal("tls", "tls.handshake_failed", reason.lower().replace("_", " "))
+    name = alert[1].lower()
+    return Refusal("tls", f"tls.alert_{name}", f"{_ALERTS.get(name, 'the device refused the handshake')} (alert {name})")

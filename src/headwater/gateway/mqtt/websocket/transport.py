@@ -157,10 +157,10 @@ class WebSocketTransport(asyncio.Protocol):
         refused(refusal)
 
     def _end(self, close_code: int, detail: str) -> None:
-        """We end it: the peer is told, and MQTT hears that it was lost."""
+        """We end it: the peer is told, and MQTT hears why."""
         self._closing = True
         self._transport.write(frame(CLOSE, struct.pack("!H", close_code) + detail.encode()[: CONTROL_BYTES_MAX - 2]))
-        self._connection.eof_received()
+        self._connection.failed_below(detail)
         hang_up(self._transport, self)
 
     # -- as the transport of MQTT ---------------------------------------------------------------------------------------
