@@ -35,6 +35,7 @@ from headwater.protocols.mqtt import (
     Connect,
     Packet,
     PacketReader,
+    PingReq,
     PingResp,
     PubAck,
     Publish,
@@ -325,6 +326,40 @@ async def test_a_browser_that_does_not_read_is_not_read_from(start: Start, devic
             await websocket.send(struct.pack("!BB", 0xC0, 0) * 50)  # 50 PINGREQ
         for _ in range(200 * 50):
             assert isinstance(await client.receive(), PingResp)
+
+
+async def test_a_stranger_s_flood_of_empty_frames_holds_up_nobody(start: Start, device: Device) -> None:
+    """The loop reads a socket that has more again and again: one of them was enough to keep it from everybody else."""
+    nothing = b"\x02\x80" + bytes(4) + (b"\x00\x80" + bytes(4)) * 40_000
+    async with start() as ports, ports.gateway.client(device) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.ws)
+        writer.write(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(nothing * 50)  # 12 MB, 2 million frames
+        async with asyncio.timeout(2):
+            await client.publish(f"{device.prefix}telemetry", b'{"t":1}', qos=1)
+        assert "frames" in await ports.refuses("websocket.failed")
+        writer.close()
+
+
+async def test_many_small_frames_count_against_the_quota_of_a_device(
+    start: Start, database_urls: DatabaseURLs, tenant_factory: TenantFactory
+) -> None:
+    device = await add_device(database_urls.owner, await tenant_factory(quotas={"device_messages_per_s": 20}))
+    async with (
+        start() as ports,
+        connect(f"ws://127.0.0.1:{ports.ws}/mqtt", subprotocols=[MQTT], proxy=None) as websocket,
+    ):
+        client = WebSocketClient(websocket)
+        await client.connect(device)
+        empty = Frame(Opcode.BINARY, b"").serialize(mask=True)
+        websocket.transport.write(empty * 480)  # as 60 messages: two seconds more than it has
+        await websocket.send(encode_packet(PingReq(), 4))  # what was read with them is answered
+        assert isinstance(await client.receive(), PingResp)
+        await websocket.send(encode_packet(PingReq(), 4))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.receive(), 1)
+        assert isinstance(await client.receive(), PingResp)
 
 
 # -- PROXY header -------------------------------------------------------------------------------------------------------

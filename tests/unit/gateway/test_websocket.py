@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from headwater.gateway.mqtt.websocket.frames import FRAME_BYTES_MAX, Frames, WebSocketFailed, frame, unmasked
+from headwater.gateway.mqtt.websocket.frames import FRAME_BYTES_MAX, SMALL_MAX, Frames, WebSocketFailed, frame, unmasked
 from headwater.gateway.mqtt.websocket.handshake import HandshakeRefused, answer_handshake
 
 REQUEST = (
@@ -87,10 +87,14 @@ def test_masking(data: bytes, mask: bytes) -> None:
         (b"\x09\x80" + bytes(4), 1002),  # a ping in fragments
         (b"\x82\xff" + (FRAME_BYTES_MAX + 1).to_bytes(8, "big") + bytes(4), 1009),
         (b"\x82\xff" + bytes([255] * 8) + bytes(4), 1009),
+        (masked(Opcode.CLOSE, b"\x03"), 1002),
+        (masked(Opcode.CLOSE, struct.pack("!H", 1005)), 1002),  # section 7.4.1: never on the wire
+        (masked(Opcode.CLOSE, struct.pack("!H", 5000)), 1002),
     ],
     ids=[
         "text", "unmasked", "a continuation of nothing", "fragments", "compressed", "reserved", "a large ping",
-        "a fragmented ping", "too large", "far too large",
+        "a fragmented ping", "too large", "far too large", "half a close code",
+        "a close code for oneself", "a close code of nobody",
     ],
 )  # fmt: skip
 def test_what_a_client_may_not_send(sent: bytes, close_code: int) -> None:
@@ -98,6 +102,25 @@ def test_what_a_client_may_not_send(sent: bytes, close_code: int) -> None:
         with pytest.raises(WebSocketFailed) as failed:
             feed(Frames(), sent, piece_bytes)
         assert failed.value.close_code == close_code
+
+
+@pytest.mark.parametrize(
+    "small", [masked(Opcode.BINARY, b""), masked(Opcode.PING, bytes(100)), masked(Opcode.BINARY, b"7 bytes")]
+)
+def test_a_flood_of_frames_that_carry_nothing_ends(small: bytes) -> None:
+    frames = Frames()
+    for _ in range(3):  # of each read
+        frames.receive(small * SMALL_MAX)
+        assert frames.small == SMALL_MAX
+    with pytest.raises(WebSocketFailed) as failed:
+        frames.receive(small * (SMALL_MAX + 1))
+    assert failed.value.close_code == 1008
+
+
+def test_frames_that_carry_something_are_as_many_as_there_are() -> None:
+    frames = Frames()
+    assert len(frames.receive(masked(Opcode.BINARY, b"8 bytes!") * 10_000)) == 80_000
+    assert frames.small == 0
 
 
 def test_little_is_kept_of_a_frame_that_is_not_whole() -> None:

@@ -54,7 +54,9 @@ REQUESTS_MAX = 16
 """SUBSCRIBE and UNSUBSCRIBE packets of one connection that wait for those before them; at so many it is not read from."""
 
 UNLIMITED = 1 << 40
-"""Until we know whose connection it is; what a stranger may send is bounded by the session."""
+"""Bytes, until we know whose connection it is; what a stranger may send is bounded by the session."""
+STRANGER_MESSAGES = 1_000
+"""Until we know. No CONNECT and no authentication needs as many; beyond it the time for the CONNECT runs out unread."""
 
 
 class MQTTConnection(asyncio.Protocol):
@@ -81,7 +83,7 @@ class MQTTConnection(asyncio.Protocol):
         self._pauses = 0
         self._descriptor = -1
         self._slowed = False
-        self.bytes_left = self.messages_left = UNLIMITED
+        self.bytes_left, self.messages_left = UNLIMITED, STRANGER_MESSAGES
         """of its own quota, until the next tick"""
         self.session = ServerSession(listener.limits, listener.now())
         self.connect: Connect | None = None
@@ -143,6 +145,12 @@ class MQTTConnection(asyncio.Protocol):
             self.flush()
         if publishing.is_behind:
             self._listener.hold(self)
+
+    def charge(self, messages: int) -> None:
+        """For bytes that carried no packet and were work: they count like so many messages."""
+        self.messages_left -= messages
+        if self.messages_left < 0:
+            self._slow_down()
 
     def _slow_down(self) -> None:
         if not self._slowed:

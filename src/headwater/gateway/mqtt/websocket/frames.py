@@ -14,7 +14,13 @@ FRAME_BYTES_MAX: Final = 1 << 20
 CONTROL_BYTES_MAX: Final = 125  # RFC 6455, section 5.5
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _FIN: Final = 0x80
-NORMAL, PROTOCOL_ERROR, UNSUPPORTED_DATA, TOO_BIG = 1000, 1002, 1003, 1009
+NORMAL, PROTOCOL_ERROR, UNSUPPORTED_DATA, POLICY_VIOLATION, TOO_BIG = 1000, 1002, 1003, 1008, 1009
+_CLOSE_CODES: Final = frozenset({*range(1000, 1004), *range(1007, 1015)})
+SMALL_BYTES: Final = 8
+"""A data frame below it, and any control frame, is small: a microsecond of ours for a few bytes of theirs."""
+SMALL_MAX: Final = 512
+"""Small frames in what one read of the socket holds. The loop reads one socket many times in a turn, so a stranger who sends
+nothing but empty frames would have it for himself."""
 
 
 class WebSocketFailed(Exception):
@@ -38,7 +44,7 @@ class _Head(NamedTuple):
 class Frames:
     """A client's frames in any pieces; out come the bytes of MQTT, and what must be answered."""
 
-    __slots__ = ("_left", "_mask", "_rest", "_within", "closed_with", "pong")
+    __slots__ = ("_left", "_mask", "_rest", "_within", "closed_with", "pong", "small")
 
     def __init__(self) -> None:
         self._rest = b""
@@ -52,12 +58,15 @@ class Frames:
         """what the last ping said; only the last one need be answered (section 5.5.3)"""
         self.closed_with: bytes | None = None
         """the client's close code, as it came; nothing is read behind it"""
+        self.small = 0
+        """frames in what was received last that hardly carried anything"""
 
     def receive(self, data: bytes) -> bytes:
         """The bytes of MQTT that it holds. Raises WebSocketFailed."""
         if self._rest:
             data = self._rest + data
             self._rest = b""
+        self.small = 0
         parts: list[bytes] = []
         at, size = 0, len(data)
         while at < size and self.closed_with is None:
@@ -69,6 +78,8 @@ class Frames:
                 self._rest = data[at:]
                 break
             self._judge(head)
+            if head.length < SMALL_BYTES or head.opcode >= CLOSE:
+                self._count_small()
             if head.opcode >= CLOSE:
                 end = head.body + head.length
                 if end > size:
@@ -102,11 +113,24 @@ class Frames:
         elif head.length > FRAME_BYTES_MAX:
             raise WebSocketFailed(TOO_BIG, f"a frame of {head.length} bytes, {FRAME_BYTES_MAX} are allowed")
 
+    def _count_small(self) -> None:
+        self.small += 1
+        if self.small > SMALL_MAX:
+            raise WebSocketFailed(POLICY_VIOLATION, f"more than {SMALL_MAX} frames at once that carry hardly anything")
+
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
             self.pong = payload
         elif opcode == CLOSE:
+            if payload and not _may_be_sent(payload[:2]):
+                raise WebSocketFailed(PROTOCOL_ERROR, "a close frame has no code that may be sent")
             self.closed_with = payload[:2]
+
+
+def _may_be_sent(close_code: bytes) -> bool:
+    """Section 7.4, and what IANA has registered since."""
+    code = int.from_bytes(close_code, "big")
+    return len(close_code) == 2 and (code in _CLOSE_CODES or 3000 <= code < 5000)
 
 
 def _head(data: bytes, at: int) -> _Head | None:

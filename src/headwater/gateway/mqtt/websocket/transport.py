@@ -28,6 +28,9 @@ from headwater.gateway.mqtt.websocket.frames import (
 from headwater.gateway.mqtt.websocket.handshake import HEAD_BYTES_MAX, HandshakeRefused, answer_handshake
 
 HEAD_S: Final = 10.0
+SMALL_PER_MESSAGE: Final = 8
+"""So many small frames count as a message of the device's quota: they cost as much. A client that writes a packet in two or
+three frames has them for nothing."""
 
 
 class WebSocketTransport(asyncio.Protocol):
@@ -81,6 +84,8 @@ class WebSocketTransport(asyncio.Protocol):
         if pong is not None:
             self._frames.pong = None
             self._transport.write(frame(PONG, pong))
+        if self._frames.small >= SMALL_PER_MESSAGE:
+            self._connection.charge(self._frames.small // SMALL_PER_MESSAGE)
         if received:
             self._connection.data_received(received)
         if self._frames.closed_with is not None and not self._closing:
