@@ -91,7 +91,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(timeline.close)
         ingest = create_ingest_app(authentication, uplink, clock, profiles, meters, timeline=timeline)
         message_log, retained = MessageLog(nats), RetainedStore(nats)
-        router = Router(nats, carrier, publisher, message_log, retained)
+        router = Router(nats, carrier, publisher, message_log=message_log, retained=retained, uplink=uplink)
         sessions = Sessions(nats, gateway_id, message_log, retained)
         roster, directory = Roster(nats, gateway_id), ClientDirectory(nats, gateway_id)
         loop = asyncio.get_running_loop()

@@ -101,9 +101,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         feed = LiveFeed(nats, watch_list)
         feeding = asyncio.create_task(feed.run())
         stack.callback(feeding.cancel)
+        uplink = StreamUplink(publisher, topology, 0, live=feed)
         duties: list[duty.Duty] = [
-            PresenceReaper(StreamUplink(publisher, topology, 0, live=feed), clock),
-            SessionReaper(SessionStore(nats), publisher, CorePublisher(nats), RetainedStore(nats)),
+            PresenceReaper(uplink, clock),
+            SessionReaper(SessionStore(nats), publisher, CorePublisher(nats), RetainedStore(nats), uplink),
             TrimDuty(jetstream, topology),
             RollupDuty(partitions, clock, every_s=settings.worker.rollup_interval_s),
             RetentionDuty(clock, every_s=settings.worker.maintenance_interval_s),

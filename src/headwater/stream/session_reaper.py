@@ -4,8 +4,7 @@ A gateway is dead when it has had no row for LOOKS looks; store/presence_reaper.
 stands still. Then every session is looked through once, for those that it served. A client that has come back elsewhere has
 written its session meanwhile, and nothing is done to that: each write here names the one that it replaces.
 
-Only ordinary messages are published here. A will on a topic of the device's contract dies with its gateway, because only a
-gateway reads payloads.
+No payload is read here: the gateway wrote into the session what its will means (gateway/mqtt/wills.py).
 """
 
 from __future__ import annotations
@@ -21,7 +20,16 @@ from headwater.stream.envelope import encode_messages
 from headwater.stream.keyed import Overtaken
 from headwater.stream.publisher import CorePublisher, Publisher
 from headwater.stream.retained_store import RetainedStore
-from headwater.stream.session_store import SessionRecord, SessionStore, StoredSession, published_will
+from headwater.stream.session_store import (
+    SessionRecord,
+    SessionStore,
+    StoredSession,
+    StoredWill,
+    will_letter,
+    will_message,
+    will_records,
+)
+from headwater.stream.uplink import StreamUplink
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +44,15 @@ class SessionReaper:
     name = "sessions"
 
     def __init__(
-        self, store: SessionStore, publisher: Publisher, core: CorePublisher, retained: RetainedStore, *,
-        every_s: float = EVERY_S,
+        self, store: SessionStore, publisher: Publisher, core: CorePublisher, retained: RetainedStore, uplink: StreamUplink,
+        *, every_s: float = EVERY_S,
     ) -> None:  # fmt: skip
         self.every_s = every_s
         self._store = store
         self._publisher = publisher
         self._core = core
         self._retained = retained
+        self._uplink = uplink
         self._session: Any = None
         self._absent: dict[UUID, int] = {}
         """gateways that serve, or served, sessions: looks without a row"""
@@ -111,13 +120,7 @@ class SessionReaper:
         current = await self._store.find(UUID(bytes=record.tenant), record.client_id)
         if current.revision != revision or record.will is None:
             return  # the client is back
-        tenant_id, message = UUID(bytes=record.tenant), published_will(record.will)
-        if message.retain:
-            await self._retained.keep(tenant_id, message)
-        if message.qos:
-            await self._publisher.publish(subjects.message(tenant_id), encode_messages([message]))
-        else:
-            await self._core.publish(subjects.out(tenant_id), encode_messages([message]))
+        await self._publish_will(UUID(bytes=record.tenant), record.will)
         self.wills_total += 1
         record.will, record.will_at = None, 0
         try:
@@ -127,6 +130,21 @@ class SessionReaper:
                 await self._store.remove(record, revision)
         except Overtaken:
             return
+
+    async def _publish_will(self, tenant_id: UUID, will: StoredWill) -> None:
+        if will.letter is not None:
+            await self._uplink.reject(tenant_id, will_letter(will.letter))
+            return
+        if will.records is not None:
+            await self._uplink.submit(will_records(will))
+            return
+        message = will_message(will)
+        if message.retain:
+            await self._retained.keep(tenant_id, message)
+        if message.qos:
+            await self._publisher.publish(subjects.message(tenant_id), encode_messages([message]))
+        else:
+            await self._core.publish(subjects.out(tenant_id), encode_messages([message]))
 
 
 def _is_open(record: SessionRecord) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 from nats.aio.client import Client
 
 from headwater.stream import subjects
-from headwater.stream.envelope import Message, MessageProperties
+from headwater.stream.envelope import DeadLetter, Flag, Message, MessageProperties, Record
 from headwater.stream.keyed import KeyedStream
 from headwater.stream.topology import SESSION_STREAM
 
@@ -50,19 +50,42 @@ class Pending(msgspec.Struct, array_like=True, gc=False):
 
 
 class StoredWill(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """records  what it means on a topic of the device's own data, to be stored instead; times of 0 are the publication's
+    letter   why it means nothing there, to be kept instead
+    """
+
     message: Message
     delay_s: int = 0
     expiry_s: int | None = None
     """the message's own lifetime, which begins when it is published"""
+    records: list[Record] | None = None
+    letter: DeadLetter | None = None
 
 
-def published_will(will: StoredWill) -> Message:
-    """The message, whose lifetime begins now."""
+def will_message(will: StoredWill) -> Message:
+    """An ordinary one's, whose lifetime begins now."""
     if will.expiry_s is None:
         return will.message
     expires_at = time.time_ns() // 1000 + will.expiry_s * 1_000_000
     properties = msgspec.structs.replace(will.message.properties or MessageProperties(), expires_at=expires_at)
     return msgspec.structs.replace(will.message, properties=properties)
+
+
+def will_records(will: StoredWill) -> list[Record]:
+    """As of now. One that has a time of its own may be stored twice, and is then one."""
+    now = time.time_ns() // 1000
+    return [
+        msgspec.structs.replace(
+            each, observed_at=each.observed_at or now, received_at=now, epoch=now,
+            flags=Flag.RESENT if each.observed_at else 0,
+        )
+        for each in will.records or ()
+    ]  # fmt: skip
+
+
+def will_letter(letter: DeadLetter) -> DeadLetter:
+    """As of now."""
+    return msgspec.structs.replace(letter, received_at=time.time_ns() // 1000)
 
 
 class SessionRecord(msgspec.Struct, array_like=True):

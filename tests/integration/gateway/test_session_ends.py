@@ -6,12 +6,18 @@ import asyncio
 
 import nats
 import pytest
+from nats.aio.client import Client
 from tests.support.engines import DatabaseURLs
 from tests.support.gateways import OPEN, Device, Two, add_device, eventually
 from tests.support.packet_client import PacketClient
 
+from headwater.ids import uuid7
 from headwater.protocols.mqtt import Properties, PubComp, Publish, PubRec, PubRel, Subscribe, Subscription, Will
+from headwater.stream import subjects
+from headwater.stream.direct_get import read_from
+from headwater.stream.envelope import Kind, Record, decode_batch
 from headwater.stream.session_store import SessionStore
+from headwater.stream.topology import UPLINK_STREAM, Topology
 
 
 def will(qos: int = 1, **properties: int) -> Will:
@@ -115,3 +121,40 @@ async def test_a_client_that_vanishes_while_it_subscribes_takes_nothing_from_oth
     for number in range(20):
         await speaker.publish("a", b"%d" % number, 0)
         assert (await member.take()).payload == b"%d" % number
+
+
+async def records(connection: Client) -> list[Record]:
+    """Of telemetry, attributes and events, on whichever lane."""
+    found = [
+        each
+        for lane in range(Topology().lanes)
+        for each in await read_from(connection, UPLINK_STREAM, subjects.up(lane), 1, 100)
+    ]
+    return [record for stored in found for record in decode_batch(stored.data)]
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+async def test_a_will_that_is_a_record_outlives_its_gateway(
+    gateways: Two, device: Device, nats_url: str, is_dead: bool
+) -> None:
+    connection = await nats.connect(nats_url)
+    store = SessionStore(connection)
+    last = Will(f"{device.prefix}telemetry", b'{"level": 7}', 1, properties=Properties(will_delay_s=60 if is_dead else 1))
+    client = await PacketClient.open(gateways[0], device, "client", will=last, session_expiry_s=600)
+    kept = await store.find(device.tenant_id, "client")
+    assert kept.record is not None
+    if is_dead:  # the gateway in the record does not answer, and the session ends
+        kept.record.owner = uuid7().bytes
+        await store.save(kept.record, kept.revision)
+        client = await PacketClient.open(gateways[1], device, "client")
+    else:
+        client.vanish()
+        await asyncio.sleep(0.5)
+        assert await records(connection) == []
+
+    async def found() -> list[Record]:
+        return await records(connection)
+
+    (record,) = await eventually(found, "the will is a record")
+    assert (record.kind, record.body, record.device) == (Kind.TELEMETRY, {"level": 7}, device.id.bytes)
+    await connection.close()

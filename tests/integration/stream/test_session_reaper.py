@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 from uuid import UUID
 
@@ -10,12 +11,24 @@ import pytest
 from nats.aio.client import Client
 
 from headwater.ids import uuid7
-from headwater.stream.envelope import Message
+from headwater.stream import subjects
+from headwater.stream.direct_get import read_from
+from headwater.stream.envelope import (
+    DeadLetter,
+    Flag,
+    Kind,
+    Message,
+    Record,
+    decode_batch,
+    decode_dead_letter,
+)
 from headwater.stream.message_log import MessageLog
 from headwater.stream.publisher import CorePublisher, Publisher
 from headwater.stream.retained_store import RetainedStore
 from headwater.stream.session_reaper import LOOKS, SessionReaper
 from headwater.stream.session_store import SessionRecord, SessionStore, StoredWill
+from headwater.stream.topology import DEAD_STREAM, UPLINK_STREAM, Topology
+from headwater.stream.uplink import StreamUplink
 
 TENANT = uuid7()
 
@@ -44,7 +57,9 @@ def store(client: Client) -> SessionStore:
 
 
 def reaper_of(client: Client, store: SessionStore) -> SessionReaper:
-    return SessionReaper(store, Publisher(client.jetstream()), CorePublisher(client), RetainedStore(client))
+    publisher = Publisher(client.jetstream())
+    uplink = StreamUplink(publisher, Topology(), 0)
+    return SessionReaper(store, publisher, CorePublisher(client), RetainedStore(client), uplink)
 
 
 def record_of(owner: UUID, client_id: str, **fields: Any) -> SessionRecord:
@@ -88,6 +103,36 @@ async def test_wills_of_a_dead_gateway(client: Client, store: SessionStore, rows
         connected[client_id], behind[client_id] = record.connected, record.is_behind
     assert connected == {"later": False, "silent": False, "elsewhere": True}
     assert behind == {"later": True, "silent": True, "elsewhere": False}
+
+
+async def stored(client: Client, subject: str) -> bytes:
+    """The only message of the subject."""
+    (message,) = await read_from(client, UPLINK_STREAM if subject == subjects.up(0) else DEAD_STREAM, subject, 1, 10)
+    return message.data
+
+
+async def test_wills_on_topics_of_a_devices_own_data(client: Client, store: SessionStore, session: Any) -> None:
+    before = time.time_ns() // 1000
+    device = uuid7().bytes
+    records = [
+        Record(TENANT.bytes, device, Kind.TELEMETRY, observed_at, 0, 0, place, {"level": 1.0})
+        for place, observed_at in enumerate((0, 17))
+    ]
+    letter = DeadLetter(device, "mqtt", "d/x/telemetry", "payload.malformed", "no", 0, b"x")
+    await store.save(record_of(uuid7(), "good", will=will("d/x/telemetry", records=records)), 0)
+    await store.save(record_of(uuid7(), "bad", will=will("d/x/telemetry", letter=letter)), 0)
+    reaper = reaper_of(client, store)
+    for _ in range(LOOKS):
+        await reaper.perform(session)
+    assert reaper.wills_total == 2
+    own, given = decode_batch(await stored(client, subjects.up(0)))
+    assert own.observed_at == own.received_at >= before
+    assert (given.observed_at, given.flags, given.body) == (17, Flag.RESENT, {"level": 1.0})
+    assert own.epoch == given.epoch >= before
+    kept = decode_dead_letter(await stored(client, subjects.dead(TENANT)))
+    assert (kept.code, kept.payload) == (letter.code, letter.payload)
+    assert kept.received_at >= before
+    assert await published(client) == []
 
 
 async def test_a_will_that_is_due_survives_the_worker_too(client: Client, store: SessionStore, session: Any) -> None:

@@ -37,15 +37,13 @@ from headwater.gateway.mqtt.connection import MQTTConnection
 from headwater.gateway.mqtt.door import ConnectionRateExceeded, Door
 from headwater.gateway.mqtt.figures import Counts
 from headwater.gateway.mqtt.happenings import Happenings
-from headwater.gateway.mqtt.messages import stored_will
 from headwater.gateway.mqtt.router import Router
-from headwater.gateway.mqtt.routes import Ordinary, resolve
 from headwater.gateway.mqtt.sessions import EXPIRY_S_MAX, Sessions
+from headwater.gateway.mqtt.wills import as_publish, stored_will
 from headwater.gateway.presence import Attendance
 from headwater.ids import uuid7
 from headwater.ingest.profile_compiled import CompiledProfiles
-from headwater.protocols.mqtt.packets import Auth, Connect, Publish, Will
-from headwater.protocols.mqtt.properties import EMPTY, Properties
+from headwater.protocols.mqtt.packets import Auth, Connect, Will
 from headwater.stream import subjects
 from headwater.stream.session_store import StoredWill
 
@@ -178,15 +176,11 @@ class Admission:
         connection.handle(events)
 
     def _will_of(self, connection: MQTTConnection, principal: Principal) -> StoredWill | None:
-        """What is kept of a will, so that somebody publishes it should this gateway die: an ordinary message."""
+        """What is kept of a will, so that somebody publishes it should this gateway die."""
         will = connection.session.will
         if will is None:
             return None
-        try:
-            route = resolve(principal, self._profiles.get(principal.profile), will.topic)
-        except DomainError:  # an event topic whose name is none
-            return None
-        return stored_will(will, connection.client_key) if isinstance(route, Ordinary) else None
+        return stored_will(will, connection.client_key, principal, self._profiles.get(principal.profile))
 
     @contextlib.asynccontextmanager
     async def _alone(self, key: ClientKey) -> AsyncIterator[None]:
@@ -301,7 +295,9 @@ class Admission:
         if connection.kept is None:
             publish()
             return
-        stored = stored_will(will, connection.client_key) if will is not None else None
+        stored = connection.kept.record.will if will is not None else None
+        if stored is None:
+            publish()  # what is denied is told, too
         if stored is not None and connection.is_resumed is not None:
             # The client is back: its will goes now where that ends the session, and with a delay else not at all
             # [MQTT-3.1.3-9], section 3.1.3.2.2.
@@ -454,9 +450,7 @@ def _key(tenant_id: UUID, client_id: str) -> ClientKey:
 
 
 def _publish_will(connection: MQTTConnection, will: Will) -> None:
-    connection.publishing.publish(
-        Publish(topic=will.topic, payload=will.payload, qos=will.qos, retain=will.retain, properties=_message_part(will))
-    )
+    connection.publishing.publish(as_publish(will))
 
 
 def _known(error: BaseException) -> DomainError:
@@ -474,8 +468,3 @@ def _nothing() -> None:
 def _cap(session_expiry_s: int) -> int | None:
     """What CONNACK says of the session's lifetime: nothing where it is what the client asked for."""
     return EXPIRY_S_MAX if session_expiry_s > EXPIRY_S_MAX else None
-
-
-def _message_part(will: Will) -> Properties | None:
-    """A will's properties, without the one that says when to publish it."""
-    return msgspec.structs.replace(will.properties, will_delay_s=None) if will.properties is not EMPTY else None

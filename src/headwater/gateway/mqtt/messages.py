@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 from headwater.protocols.mqtt.deliverable import Deliverable
-from headwater.protocols.mqtt.packets import Publish, Will
-from headwater.protocols.mqtt.properties import EMPTY, Properties
+from headwater.protocols.mqtt.packets import Publish
+from headwater.protocols.mqtt.properties import Properties
 from headwater.stream.envelope import Message, MessageProperties
-from headwater.stream.session_store import StoredWill
 
 
 def now_us() -> int:
@@ -64,10 +63,3 @@ def deliverable_of(message: Message, topic_wire: bytes | None = None) -> Deliver
         ),
         topic_wire,
     )
-
-
-def stored_will(will: Will, sender: bytes) -> StoredWill:
-    properties = will.properties
-    kept = None if properties is EMPTY else kept_properties(properties, None)
-    message = Message(will.topic, will.payload, will.qos, will.retain, sender, 0, kept)
-    return StoredWill(message, properties.will_delay_s or 0, properties.message_expiry_s)

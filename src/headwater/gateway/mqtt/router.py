@@ -35,7 +35,14 @@ from headwater.stream.envelope import Message
 from headwater.stream.message_log import MessageLog
 from headwater.stream.publisher import CorePublisher, Publisher
 from headwater.stream.retained_store import RetainedStore
-from headwater.stream.session_store import StoredSubscription, StoredWill, published_will
+from headwater.stream.session_store import (
+    StoredSubscription,
+    StoredWill,
+    will_letter,
+    will_message,
+    will_records,
+)
+from headwater.stream.uplink import StreamUplink
 
 if TYPE_CHECKING:
     from headwater.gateway.mqtt.connection import MQTTConnection
@@ -103,13 +110,15 @@ class Router:
     """carrier: a connection of its own for messages on their way to gateways, which does not echo (NATS's no_echo)"""
 
     def __init__(
-        self, nats: Client, carrier: Client, publisher: Publisher, message_log: MessageLog, retained: RetainedStore
-    ) -> None:
+        self, nats: Client, carrier: Client, publisher: Publisher, *, message_log: MessageLog, retained: RetainedStore,
+        uplink: StreamUplink,
+    ) -> None:  # fmt: skip
         self._carrier = carrier
         self._publisher = publisher
         self._core = CorePublisher(carrier)
         self._log = message_log
         self._retained = retained
+        self._uplink = uplink
         self._retain_slots = asyncio.Semaphore(RETAIN_UNDER_WAY_MAX)
         self._spaces: dict[UUID, Space] = {}
         self._outboxes: dict[UUID, Outbox] = {}
@@ -359,7 +368,13 @@ class Router:
 
     def publish_will(self, tenant_id: UUID, will: StoredWill) -> None:
         """Of a client that is not connected here any more."""
-        message = published_will(will)
+        if will.letter is not None:
+            self._spawn(_ended(self._uplink.reject(tenant_id, will_letter(will.letter))))
+            return
+        if will.records is not None:
+            self._uplink.lane.put(will_records(will))
+            return
+        message = will_message(will)
         if message.retain:
             self._spawn(self._keep(tenant_id, message))
         outbox = self.outbox(tenant_id)
@@ -452,6 +467,10 @@ class _Logged:
 
     def refused(self, token: list[int], error: DomainError) -> None:
         self._logged.set_exception(error)
+
+
+async def _ended(kept: asyncio.Future[None]) -> None:
+    await kept
 
 
 async def _both(kept: asyncio.Future[None], logged: asyncio.Future[int]) -> None:
