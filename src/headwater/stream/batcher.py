@@ -42,11 +42,16 @@ BACKLOG_BYTES_MAX = 64 << 20
 
 
 class Waiter(Protocol):
-    """Somebody who must hear what became of a batch, called once per batch."""
+    """Somebody who must hear what became of a batch, called once per batch, in the order of the batches.
 
-    def stored(self, token: list[int]) -> None: ...
+    token  what was left with `Batch.waiters`: the packet identifiers of a connection's messages in the batch
+    """
 
-    def refused(self, token: list[int], error: DomainError) -> None: ...
+    def stored(self, token: list[int]) -> None:
+        """Fsynced or replicated."""
+
+    def refused(self, token: list[int], error: DomainError) -> None:
+        """error: StreamFull, StreamUnavailable"""
 
 
 class Publishes(Protocol):

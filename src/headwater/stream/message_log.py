@@ -18,6 +18,7 @@ from headwater.stream.envelope import Message, decode_messages
 from headwater.stream.topology import MESSAGE_STREAM
 
 Place = tuple[int, int]
+"""(sequence of a batch in MESSAGE, index of a message in it)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class LoggedBatch:
 
 
 class MessageLog:
+    """The ordinary messages of each tenant in the stream MESSAGE, for those who missed them live."""
+
     def __init__(self, client: Client) -> None:
         self._nats = client
 

@@ -33,6 +33,7 @@ class PositionLost(Exception):
 
 
 async def read_position(connection: Any, consumer: str, lane: int) -> int:
+    """Everything up to this has been done: a sequence of UPLINK plus `stream_offset`; 0 = nothing. lane: or a partition."""
     await connection.execute(
         "INSERT INTO ingest_position (consumer, lane) VALUES ($1, $2) ON CONFLICT DO NOTHING", consumer, lane
     )
@@ -43,7 +44,10 @@ async def read_position(connection: Any, consumer: str, lane: int) -> int:
 
 
 async def move_position(connection: Any, consumer: str, lane: int, *, expected: int, to: int) -> None:
-    """First statement of the transaction that does the work: whoever comes second waits here, and then finds out."""
+    """First statement of the transaction that does the work: whoever comes second waits here, and then finds out.
+
+    Raises PositionLost.
+    """
     moved = await connection.fetchval(
         """
         UPDATE ingest_position SET sequence = $4, updated_at = now()

@@ -266,6 +266,8 @@ class Guest(Protocol):
 
 
 class Door:
+    """now: seconds of a clock that only rises"""
+
     def __init__(self, rules: DoorRules, now: Callable[[], float]) -> None:
         self._rules = rules
         self._now = now

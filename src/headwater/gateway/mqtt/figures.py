@@ -38,10 +38,7 @@ FIGURE = TOPICS[0][0]
 
 
 class TenantFigures:
-    """count    what this gateway counts, a tenant a row
-    watched     the tenants whose $SYS somebody watches here
-    publish     hands a tenant's figures to those who watch
-    """
+    """What all gateways counted lately, by tenant."""
 
     def __init__(self, client: Client) -> None:
         self._nats = client
@@ -49,7 +46,7 @@ class TenantFigures:
         self._began_at = time.monotonic()
 
     def of(self, tenant_id: UUID) -> list[Message]:
-        """As retained messages."""
+        """Of all gateways together, as retained messages at QoS 0: decimal digits, the uptime as Mosquitto writes it."""
         rows = [counts[tenant_id.bytes] for _, counts in self._fresh() if tenant_id.bytes in counts]
         sums = [sum(column) for column in zip(*rows, strict=True)] or [0, 0, 0]
         uptime_s = int(time.monotonic() - self._began_at)
@@ -65,6 +62,13 @@ class TenantFigures:
         self, gateway_id: UUID, count: Callable[[], dict[bytes, Counts]], watched: Callable[[], Iterable[UUID]],
         publish: Callable[[UUID, list[Message]], object],
     ) -> None:  # fmt: skip
+        """For ever: say what is counted here, hear what others count.
+
+        count    this gateway's counts by the 16 bytes of the tenant's id
+        watched  the tenants whose $SYS somebody watches here
+        publish  hands a tenant's figures to those who watch
+        """
+
         async def heard(message: Any) -> None:
             gateway, counts = msgspec.msgpack.decode(message.data, type=tuple[bytes, dict[bytes, Counts]])
             self._said[gateway] = (time.monotonic(), counts)

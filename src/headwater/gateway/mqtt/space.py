@@ -35,7 +35,9 @@ PENDING_BYTES_MAX = 32 << 20
 
 
 class Space:
-    """place: everything in the log before it has been handed out"""
+    """place       everything in the log before it has been handed out
+    sent_total  messages that were given to clients here, a message to two clients twice
+    """
 
     def __init__(self, tenant_id: UUID, nats: Client, message_log: MessageLog) -> None:
         self.tenant_id = tenant_id

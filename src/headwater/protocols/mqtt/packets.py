@@ -31,6 +31,7 @@ class Connect(msgspec.Struct, frozen=True, gc=False):
     clean_start: bool = True
     """Called "clean session" before 5.0."""
     keep_alive_s: int = 0
+    """0 = none"""
     username: str | None = None
     password: bytes | None = None
     will: Will | None = None

@@ -175,7 +175,10 @@ class ServerSession:
     # -- bytes in ------------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """The events of what is complete now; b"" is the end of the stream. Never raises for what the peer did."""
+        """The events of what is complete now; b"" is the end of the stream. Never raises for what the peer did.
+
+        now  seconds of a clock that only rises, here and wherever the session is told the time
+        """
         if not data:
             return self._end_of_stream()
         if self._seen_at is None:
@@ -789,6 +792,7 @@ class ServerSession:
         return None
 
     def tick(self, now: float) -> list[Event]:
+        """TimedOut, once, where CONNECT, an AUTH or any packet at all (the keep-alive) is overdue."""
         if self._seen_at is None:
             self._seen_at = now
         deadline = self.next_deadline()
