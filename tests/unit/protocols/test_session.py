@@ -272,6 +272,16 @@ def test_accept_announces_the_limits() -> None:
     assert session.session_expiry_s == 60
 
 
+@pytest.mark.parametrize(("levels", "reason"), [(128, None), (129, 0x8F)])
+def test_a_filter_with_too_many_levels_is_well_formed_and_not_accepted(levels: int, reason: int | None) -> None:
+    session = connected(5)
+    topic_filter = ("x/" * (levels - 1) + "x").encode()
+    body = b"\x00\x01\x00" + len(topic_filter).to_bytes(2, "big") + topic_filter + b"\x00"
+    session.receive(b"\x82" + bytes((len(body) % 128 | 0x80, len(body) // 128)) + body, 0.0)
+    said = [packet.reason for packet in sent(session) if isinstance(packet, Disconnect)]
+    assert said == ([reason] if reason else [])
+
+
 def test_a_maximum_qos_is_for_publishes_only() -> None:  # [MQTT-3.2.2-10]
     session = connected(5, Limits(maximum_qos=0))
     wish = Subscribe(1, (Subscription("a", 2),))

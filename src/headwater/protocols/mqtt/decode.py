@@ -34,7 +34,7 @@ from headwater.protocols.mqtt.packets import (
 )
 from headwater.protocols.mqtt.properties import EMPTY, decode_properties
 from headwater.protocols.mqtt.reasons import ALLOWED, V3_SUBACK_CODES, Reason
-from headwater.protocols.mqtt.topics import topic_filter_problem, topic_name_problem
+from headwater.protocols.mqtt.topics import LEVELS_MAX, topic_filter_problem, topic_name_problem
 from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, Reader, decode_text, malformed, protocol_error
 
 LEVEL_OF_NAME: Final[Mapping[bytes, tuple[int, ...]]] = {b"MQIsdp": (3,), b"MQTT": (4, 5)}
@@ -256,6 +256,8 @@ def _subscription(topic_filter: str, options: int, level: int) -> Subscription:
 def _topic_filter(reader: Reader) -> str:
     topic_filter = reader.text()
     problem = topic_filter_problem(topic_filter)
+    if problem and topic_filter.count("/") >= LEVELS_MAX:  # a limit of ours, and not malformed (section 3.14.2.1)
+        raise RemoteProtocolError(Reason.TOPIC_FILTER_INVALID, problem)
     if problem:
         raise protocol_error(problem)
     return topic_filter
