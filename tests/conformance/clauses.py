@@ -87,7 +87,7 @@ _ENCODER = "tests/unit/protocols/test_round_trip.py"
 ELSEWHERE: Mapping[str, str] = {
     "2.2.2-1": _ENCODER,
     "3.1.2-20": CLIENT,
-    "3.1.2-21": _AUTHENTICATION + "test_the_server_may_set_the_keep_alive",
+    "3.1.2-21": _SESSION + "test_keep_alive_of_version_5_is_capped",
     "3.1.2-29": _EXPLANATIONS,
     "3.1.2-30": _AUTHENTICATION + "test_nothing_else_is_read_before_the_connack",
     "3.1.3-8": "optional: no client identifier is refused",

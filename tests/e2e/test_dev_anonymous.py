@@ -19,6 +19,7 @@ from tests.support.installation import Installation, installation, until
 from headwater.app import gateway, settings
 from headwater.app.settings import AnonymousNotLoopback, SettingsInvalid
 from headwater.tenancy import secrets
+from headwater.testing.mqtt_client import MQTTClient
 
 STORED_S = 20
 
@@ -51,6 +52,13 @@ def test_whoever_comes_may_use_any_topic(up: Installation, topic: str, credentia
     # It hears itself: a client that publishes what it has subscribed to, once SUBACK is there.
     heard = mosquitto(up, "mosquitto_rr", *credential, "-q", "1", "-t", topic, "-e", topic, "-m", "not JSON", "-W", "10")
     assert (heard.stdout, heard.stderr, heard.returncode) == ("not JSON\n", "", 0)
+
+
+@pytest.mark.parametrize(("asked_s", "told_s"), [(0, 60), (120, 60), (30, None)])
+async def test_no_keep_alive_is_long(up: Installation, asked_s: int, told_s: int | None) -> None:
+    async with MQTTClient("127.0.0.1", up.ports["mqtt"], version=5, keep_alive_s=asked_s) as client:
+        assert client.connack is not None
+        assert client.connack.properties.server_keep_alive_s == told_s
 
 
 def test_what_the_broker_says_of_itself_is_read_only(up: Installation) -> None:

@@ -36,6 +36,9 @@ from headwater.database.migrate import migrate
 CERTIFICATE_CHECK_S = 86_400.0
 """The gateways see a new one within a minute."""
 LOOPBACK = "127.0.0.0/8,::1/128"
+ANONYMOUS_KEEP_ALIVE_S_MAX = 60
+"""With `--dev-anonymous`: what was killed while somebody tried something is gone, and its will out, after a minute and a
+half; and whoever writes a client meets a server's keep-alive, which few servers tell."""
 SERVES_S = 60.0
 """From the moment that every role says it is ready to the moment that its ports answer."""
 
@@ -148,7 +151,9 @@ class AllInOne:
             environment = role_programs.environment(settings)
             if self._options.dev_anonymous:
                 await open_door(settings.database.url, access.tenant_id)
-                environment |= role_programs.prefixed({"GATEWAY_ANONYMOUS_TENANT": access.tenant})
+                keep_alive_s = min(settings.gateway.keep_alive_s_max, ANONYMOUS_KEEP_ALIVE_S_MAX)
+                door = {"GATEWAY_ANONYMOUS_TENANT": access.tenant, "GATEWAY_KEEP_ALIVE_S_MAX": str(keep_alive_s)}
+                environment |= role_programs.prefixed(door)
             for label, programs in self._roles(environment):
                 self._terminal.progress(f"starting {label}")
                 await self._supervisor.start(programs)

@@ -113,7 +113,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             methods=_methods(settings, authentication),
         )
         listener = MQTTListener(
-            limits=Limits(server_keep_alive_s=settings.gateway.server_keep_alive_s or None),
+            limits=Limits(keep_alive_s_max=settings.gateway.keep_alive_s_max),
             uplink=uplink,
             router=router,
             admission=admission,

@@ -146,8 +146,8 @@ class GatewaySettings:
     """MQTT connections of one address without CONNECT"""
     exempt_networks: str = ""
     """networks whose addresses are not limited, and not paused after failed authentications"""
-    server_keep_alive_s: Annotated[int, Range(0, 65_535)] = 0
-    """what MQTT 5 clients are told to use, whatever they ask for; 0 = what each asks for, up to 1,200 s"""
+    keep_alive_s_max: Annotated[int, Range(1, 1_200)] = 1_200
+    """what MQTT 5 clients that ask for a longer keep-alive, or for none, are told to use"""
     server_reference: str = ""
     """where MQTT 5 clients are told to go (`host` or `host:port`) when this gateway is full or stops"""
     authentication_methods: str = ""

@@ -123,12 +123,10 @@ async def test_a_gateway_that_runs_by_itself_has_its_ports_rightly(external, wit
 
 
 async def test_a_setting_is_misspelt(external, with_streams, monkeypatch):
-    monkeypatch.setenv("HEADWATER_GATEWAY_SERVER_KEEPALIVE_S", "60")
+    monkeypatch.setenv("HEADWATER_GATEWAY_KEEPALIVE_S_MAX", "60")
     (finding,) = await examine(external)
     assert finding.code == "settings.unknown"
-    assert (
-        finding.problem == "HEADWATER_GATEWAY_SERVER_KEEPALIVE_S is not a setting; HEADWATER_GATEWAY_SERVER_KEEP_ALIVE_S is"
-    )
+    assert finding.problem == "HEADWATER_GATEWAY_KEEPALIVE_S_MAX is not a setting; HEADWATER_GATEWAY_KEEP_ALIVE_S_MAX is"
 
 
 async def test_the_disk_is_nearly_full(external, with_streams, monkeypatch):

@@ -636,7 +636,9 @@ async def test_a_device_is_read_at_its_own_pace_and_its_neighbours_at_theirs(
         await second
 
 
-async def test_a_server_keep_alive_is_told(start: Start, device: Device) -> None:
-    async with start(SERVER_KEEP_ALIVE_S="33") as ports, ports.gateway.client(device, version=5) as client:
-        assert client.connack is not None
-        assert client.connack.properties.server_keep_alive_s == 33
+async def test_who_asks_for_a_longer_keep_alive_is_told_ours(start: Start, device: Device) -> None:
+    async with start(KEEP_ALIVE_S_MAX="33") as ports:
+        for asked, told in ((120, 33), (0, 33), (20, None)):
+            async with ports.gateway.client(device, version=5, keep_alive_s=asked) as client:
+                assert client.connack is not None
+                assert client.connack.properties.server_keep_alive_s == told

@@ -26,7 +26,7 @@ def test_each_variable_is_read() -> None:
         ("GATEWAY_MQTT_PORT", "mqtt", "must be a number (int), not 'mqtt'"),
         ("GATEWAY_MQTT_PORT", "65536", "must be from 0 to 65,535, not 65536"),
         ("GATEWAY_PROXY_PROTOCOL", "2", "must be from 0 to 1, not 2"),
-        ("GATEWAY_SERVER_KEEP_ALIVE_S", "65536", "must be from 0 to 65,535"),  # CONNACK has two bytes for it
+        ("GATEWAY_KEEP_ALIVE_S_MAX", "0", "must be from 1 to 1,200"),
         ("GATEWAY_CONNECTS_PER_S", "-1", "must be from 0 to"),
         ("NATS_REPLICAS", "0", "must be from 1 to 5"),
         ("NATS_LANES", "0", "must be from 1 to"),

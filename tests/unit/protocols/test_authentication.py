@@ -16,7 +16,6 @@ from headwater.protocols.mqtt import (
     PacketTooLarge,
     Phase,
     PingReq,
-    PingResp,
     Properties,
     ProtocolFailed,
     Publish,
@@ -186,14 +185,3 @@ def test_response_information_goes_to_who_asked() -> None:  # [MQTT-3.1.2-28]
         session = awaiting(5, properties=Properties(request_response_information=asked))
         session.accept(0.0, response_information="answers/c")
         assert sent(session)[0].properties.response_information == told
-
-
-def test_the_server_may_set_the_keep_alive() -> None:  # [MQTT-3.1.2-21]
-    for asked in (0, 10, 5_000):
-        session = awaiting(5, Limits(server_keep_alive_s=30), keep_alive_s=asked)
-        session.accept(0.0)
-        assert sent(session)[0].properties.server_keep_alive_s == 30
-        assert session.next_deadline() == 45.0
-    assert connected(4, Limits(server_keep_alive_s=30), keep_alive_s=10).next_deadline() == 15.0
-    assert isinstance(hear(session, PingReq()), list)
-    assert sent(session) == [PingResp()]

@@ -428,13 +428,14 @@ def test_keep_alive_is_one_and_a_half_times() -> None:  # [MQTT-3.1.2-22]
     assert session.tick(100.0) == []
 
 
-def test_keep_alive_of_version_5_is_capped() -> None:
+def test_keep_alive_of_version_5_is_capped() -> None:  # [MQTT-3.1.2-21], [MQTT-3.2.2-22]
     limits = Limits(keep_alive_s_max=30)
     for asked, announced in ((0, 30), (31, 30), (30, None), (5, None)):
         session = awaiting(5, limits, keep_alive_s=asked)
         session.accept(0.0)
         assert sent(session)[0].properties.server_keep_alive_s == announced
-        assert session.keep_alive_s == (announced or asked)
+        assert session.next_deadline() == 1.5 * (announced or asked)
+    assert connected(4, limits, keep_alive_s=300).next_deadline() == 450.0
     assert connected(4, limits, keep_alive_s=0).next_deadline() is None
 
 

@@ -29,10 +29,8 @@ class Limits:
     topics_cached_max: int = 16
     """Valid topic names that are kept to save judging them again."""
     keep_alive_s_max: int = 1_200
-    """A version 5 client with a longer keep-alive, or none, is told to use this one; a version 3 client keeps its own.
-    1,200 s is AWS IoT Core's cap."""
-    server_keep_alive_s: int | None = None
-    """Every version 5 client is told this one, whatever it asked for. [MQTT-3.1.2-21]"""
+    """A version 5 client with a longer keep-alive, or none, is told to use this one [MQTT-3.1.2-21]; a version 3 client
+    keeps its own. 1,200 s is AWS IoT Core's cap."""
     connect_deadline_s: float = 10.0
     maximum_qos: int = 2
     retain_available: bool = True

@@ -544,9 +544,7 @@ class ServerSession:
     def _cap_keep_alive(self) -> int | None:
         """The Server Keep Alive to announce, if the client's is not short enough. [MQTT-3.1.2-21]"""
         cap = self._limits.keep_alive_s_max
-        if self._limits.server_keep_alive_s is not None:
-            cap = self._limits.server_keep_alive_s
-        elif 0 < self.keep_alive_s <= cap:
+        if 0 < self.keep_alive_s <= cap:
             return None
         self.keep_alive_s = cap
         return cap
