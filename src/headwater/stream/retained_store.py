@@ -5,6 +5,7 @@ When two publish to one topic at the same moment through two gateways, the one t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from uuid import UUID
 
@@ -22,14 +23,25 @@ RETRY_AFTER_S = 60
 class RetainedStore:
     def __init__(self, client: Client) -> None:
         self._stream = KeyedStream(client, RETAINED_STREAM)
+        self._turns: dict[str, asyncio.Lock] = {}
+        """of topics that are being written: for some the count is asked first, and what follows must not overtake them"""
 
     async def keep(self, tenant_id: UUID, message: Message, count_max: int | None = None) -> None:
-        """In place of what the topic had; an empty payload removes that [MQTT-3.3.1-6].
+        """In place of what the topic had; an empty payload removes that [MQTT-3.3.1-6]. In the order of the calls.
 
         count_max  topics that the tenant may have
         Raises     QuotaExceeded, StreamFull, StreamUnavailable, ReadFailed
         """
         subject = subjects.retained(tenant_id, message.topic)
+        turn = self._turns.setdefault(subject, asyncio.Lock())
+        try:
+            async with turn:
+                await self._keep(tenant_id, subject, message, count_max)
+        finally:
+            if not turn.locked() and self._turns.get(subject) is turn:
+                del self._turns[subject]
+
+    async def _keep(self, tenant_id: UUID, subject: str, message: Message, count_max: int | None) -> None:
         if not message.payload:
             await self._stream.remove(subject)
             return

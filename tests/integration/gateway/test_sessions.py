@@ -27,6 +27,7 @@ from headwater.protocols.mqtt import (
     Will,
 )
 from headwater.stream import keyed, subjects
+from headwater.stream.retained_store import RetainedStore
 from headwater.stream.topology import MESSAGE_STREAM, Topology, ensure
 
 
@@ -354,3 +355,42 @@ async def test_a_connection_has_so_many_subscriptions(gateways: Two, device: Dev
     assert await client.subscribe("s/0", "one/more", "$share/team/one/more") == (1, 0x97, 0x97)
     await client.unsubscribe("s/0")
     assert await client.subscribe("one/more") == (1,)
+
+
+async def test_a_retained_message_that_was_refused_frees_its_packet_id(
+    gateways: Two, database_urls: DatabaseURLs, tenant_factory: TenantFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyed, "COUNTED_S", 0.0)
+    device = await add_device(database_urls.owner, await tenant_factory(quotas={"retained_max": 1}), definition=OPEN)
+    listener = await PacketClient.open(gateways[0], device, "listener")
+    await listener.subscribe("a", qos=2)
+    speaker = await PacketClient.open(gateways[0], device, "speaker", session_expiry_s=600)
+    await speaker.publish("one", b"1", 1, retain=True)
+    await speaker.send(Publish("two", b"2", 2, True, packet_id=7))
+    assert (await speaker.expect(PubRec)).reason == 0x97
+    await speaker.bye()
+    speaker = await PacketClient.open(gateways[1], device, "speaker", clean_start=False, session_expiry_s=600)
+    await speaker.send(Publish("a", b"another", 2, packet_id=7))
+    assert (await speaker.expect(PubRec)).packet_id == 7
+    assert (await listener.take()).payload == b"another"
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_the_last_of_retained_messages_is_kept_however_fast_they_come(
+    gateways: Two, device: Device, nats_url: str, qos: int
+) -> None:
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    for number, payload in enumerate((b"1", b"", b"2", b"")):
+        for topic, text in (("a", payload), ("b", b"%d" % number)):
+            await speaker.send(Publish(topic, text, qos, True, packet_id=speaker.packet_id() if qos else 0))
+    connection = await nats.connect(nats_url)
+    store = RetainedStore(connection)
+
+    async def are_kept() -> bool:
+        kept = await store.matching(device.tenant_id, "#")
+        return [(message.topic, message.payload) for message in kept] == [("b", b"3")]
+
+    await eventually(are_kept, "the last of each")
+    await asyncio.sleep(0.3)  # an older one would come now
+    assert await are_kept()
+    await connection.close()

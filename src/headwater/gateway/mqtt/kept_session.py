@@ -84,6 +84,11 @@ class KeptSession:
         self.is_dirty = True
         self._finish(under_way)
 
+    def refused(self, packet_ids: list[int]) -> None:
+        """The client was told so, and may use them for others [MQTT-4.3.3-9]."""
+        self.received.difference_update(packet_ids)
+        self.is_dirty = True
+
     def released(self, packet_id: int) -> None:
         """PUBREL: PUBCOMP goes once it is stored that the packet id is free, or the next message under it would be lost."""
         self.received.discard(packet_id)

@@ -172,6 +172,8 @@ class Publishing:
             return
         for packet_id in token:
             session.acknowledge(packet_id, reasons.puback_of(error), error.detail)
+        if self.kept is not None:
+            self.kept.refused(token)
         self._connection.flush()
 
     # -- routes ---------------------------------------------------------------------------------------------------------
