@@ -26,7 +26,8 @@ _Event = Annotated[
         description="Only events that begin with it: `authentication.`, `topic.denied`, `disconnected`.",
     ),
 ]
-_Time = Annotated[datetime | None, QueryParameter()]
+_Since = Annotated[datetime | None, QueryParameter(description="Only entries of this time or later.")]
+_Until = Annotated[datetime | None, QueryParameter(description="Only entries before this time.")]
 _Address = Annotated[str, QueryParameter(max_length=100, pattern=NO_NUL, description="Only from this address.")]
 
 
@@ -39,13 +40,14 @@ async def get_device_timeline(
     timelines: NamedDependency[Timelines],
     cursors: NamedDependency[Cursors],
     event: _Event = "",
-    since: _Time = None,
-    until: _Time = None,
+    since: _Since = None,
+    until: _Until = None,
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[DeviceAttempt]:
     """What happened to one device, newest first: attempts to connect, ends of connections, denied topics, rejected messages.
-    What happens all the time becomes an entry with a count, once a minute. The newest 1,000 are kept, for 30 days."""
+    What happens all the time becomes an entry with a count, once a minute. The newest 1,000 are kept, for 30 days unless the
+    platform's operator has said otherwise."""
     wanted = TimelineFilter(event, since, until)
     of = f"timeline {device_id} {wanted}"
     rows = await timelines.of_device(caller, device_id, wanted, cursors.decode(of, cursor, Place), limit)
@@ -60,8 +62,8 @@ async def list_connection_attempts(
     cursors: NamedDependency[Cursors],
     event: _Event = "",
     address: _Address = "",
-    since: _Time = None,
-    until: _Time = None,
+    since: _Since = None,
+    until: _Until = None,
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[DeviceAttempt]:
@@ -80,8 +82,8 @@ async def list_strangers_attempts(
     cursors: NamedDependency[Cursors],
     event: _Event = "",
     address: _Address = "",
-    since: _Time = None,
-    until: _Time = None,
+    since: _Since = None,
+    until: _Until = None,
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[Attempt]:
