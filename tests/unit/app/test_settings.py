@@ -8,7 +8,14 @@ from headwater.app import settings
 from headwater.app.settings import SettingsInvalid
 
 
-def test_each_variable_is_read() -> None:
+def test_each_number_has_a_range() -> None:
+    texts = {"HEADWATER_LOG_LEVEL": "INFO", "HEADWATER_LOG_FORMAT": "json", "HEADWATER_NATS_UPLINK_BYTES_MAX": str(1 << 30)}
+    read = settings.read({name: texts.get(name, "1") for name in settings.variables()})
+    assert (read.gateway.connections_max, read.worker.rollup_interval_s, read.database.url) == (1, 1.0, "1")
+    assert {"HEADWATER_GATEWAY_MQTTS_PORT", "HEADWATER_HOME", "HEADWATER_API_SECRET_KEY"} < set(settings.variables())
+
+
+def test_variables_are_read() -> None:
     numbers = {
         "HEADWATER_GATEWAY_MQTT_PORT": "1",
         "HEADWATER_WORKER_ROLLUP_INTERVAL_S": "0.5",
