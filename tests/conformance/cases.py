@@ -176,6 +176,23 @@ CASES = [
         SILENT,
     ),
     Case(
+        "3.1.3.2.3",
+        "a will that claims to be text is text",
+        5,
+        "1017 00044d515454 05 06 003c 00 000163 02 0101 000177 0001ff",
+        "connack:99",
+        False,
+        LENIENT,
+    ),
+    Case(
+        "3.1.3.2.3",
+        "a will that is the text that it claims to be",
+        5,
+        "1019 00044d515454 05 06 003c 00 000163 02 0101 000177 0003e282ac",
+        "connack:00",
+        True,
+    ),
+    Case(
         "MQTT-4.12.0-1, MQTT-3.2.2-7, MQTT-3.2.2-8, MQTT-4.13.2-1",
         "an unknown method",
         5,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater.protocols.mqtt import Properties, Publish
+from headwater.protocols.mqtt import Properties, PubAck, Publish, PubRec
 from tests.conformance.client import Client
 from tests.conformance.stage import FOR_EVER, Stage, scenario
 
@@ -29,6 +29,23 @@ async def properties_are_passed_on_unaltered(stage: Stage) -> None:
         assert (await listener.take()).properties == some
     await speaker.publish(stage.topic(), b"x", 1)
     assert (await listener.take()).properties is None
+
+
+@scenario("3.3.2-4", levels=(5,), mosquitto="passes on what claims to be text and is not")
+async def what_claims_to_be_text_is_text(stage: Stage) -> None:
+    text = Properties(payload_format=1)
+    speaker, listener = await stage.client("speaker"), await stage.client("listener")
+    await listener.subscribe(stage.topic(), 2)
+    await speaker.publish(stage.topic(), b"\xff", 0, properties=text)
+    await speaker.send(Publish(stage.topic(), b"\xff", 1, packet_id=1, properties=text))
+    assert (await speaker.the(PubAck)).reason == 0x99
+    await speaker.send(Publish(stage.topic(), b"\xff", 2, packet_id=2, properties=text))
+    assert (await speaker.the(PubRec)).reason == 0x99
+    for payload in ("größe".encode(), b"\0", b""):
+        await speaker.publish(stage.topic(), payload, 2, properties=text)
+        assert (await listener.take()).payload == payload
+    await speaker.publish(stage.topic(), b"\xff", 1, properties=Properties(payload_format=0))
+    assert (await listener.take()).payload == b"\xff"
 
 
 @scenario("3.3.2-17", "3.3.2-16", "4.5.0-1", levels=(5,))

@@ -17,10 +17,11 @@ from headwater.errors import DomainError
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.messages import message_of
 from headwater.gateway.mqtt.routes import Ordinary, Route, decoder_named, resolve
-from headwater.ingest.errors import PayloadTooLarge
+from headwater.ingest.errors import PayloadMalformed, PayloadTooLarge
 from headwater.ingest.ports import StreamUnavailable
 from headwater.protocols.mqtt.packets import Publish
 from headwater.protocols.mqtt.session import CONNECTED
+from headwater.protocols.mqtt.wire import is_text
 from headwater.stream.batcher import Batch
 from headwater.stream.envelope import DeadLetter, Flag, Record
 
@@ -121,6 +122,10 @@ class Publishing:
         outbox = self._outbox
         if outbox is None:
             outbox = self._outbox = self._listener.router.outbox(self._connection.tenant_id)
+        properties = packet.properties
+        if properties is not None and properties.payload_format == 1 and not is_text(packet.payload):
+            self._reject(packet, PayloadMalformed("the payload claims to be UTF-8 and is not"))  # section 3.3.2.3.2
+            return
         message = message_of(packet, self._connection.client_key)
         if packet.retain:
             self._listener.router.publish_retained(self._connection, packet, message, outbox)

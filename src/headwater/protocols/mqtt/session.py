@@ -54,7 +54,7 @@ from headwater.protocols.mqtt.packets import (
 from headwater.protocols.mqtt.properties import EMPTY, Properties
 from headwater.protocols.mqtt.reasons import ALLOWED, Reason, v3_return_code
 from headwater.protocols.mqtt.topic_memory import SentAliases, TopicMemory
-from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, encode_variable_integer, malformed, protocol_error
+from headwater.protocols.mqtt.wire import VARIABLE_INTEGER_MAX, encode_variable_integer, is_text, malformed, protocol_error
 
 __all__ = ["CLOSED", "CONNECTED", "STEPS", "Limits", "Phase", "ServerSession"]
 
@@ -319,6 +319,8 @@ class ServerSession:
                 raise RemoteProtocolError(Reason.QOS_NOT_SUPPORTED, f"the maximum QoS is {limits.maximum_qos}")
             if will.retain and not limits.retain_available:  # [MQTT-3.2.2-13]
                 raise RemoteProtocolError(Reason.RETAIN_NOT_SUPPORTED, "retained messages are not supported")
+            if will.properties.payload_format == 1 and not is_text(will.payload):  # section 3.1.3.2.3
+                raise RemoteProtocolError(Reason.PAYLOAD_FORMAT_INVALID, "the will claims to be UTF-8 and is not")
 
     def _check_topic(self, topic: str, reason: Reason) -> None:
         bytes_max = self._limits.topic_bytes_max

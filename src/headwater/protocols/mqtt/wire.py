@@ -92,6 +92,15 @@ def decode_text(raw: bytes) -> str:
     return text
 
 
+def is_text(payload: bytes) -> bool:
+    """Whether a payload is what the format indicator 1 says: well-formed UTF-8 (section 3.3.2.3.2)."""
+    try:
+        payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def encode_two(value: int) -> bytes:
     if not 0 <= value <= 0xFFFF:
         raise LocalProtocolError(Reason.PROTOCOL_ERROR, f"{value} does not fit two bytes")
