@@ -13,7 +13,7 @@ import structlog
 from headwater.app import readiness
 from headwater.app.connections import connect_nats
 from headwater.app.metrics import Figure, serve_metrics
-from headwater.app.process import collect_rarely, map_large_blocks
+from headwater.app.process import collect_rarely, give_memory_back_for_ever, map_large_blocks
 from headwater.app.settings import GatewaySettings, Settings, SettingsInvalid, check_anonymous, networks, require
 from headwater.clock import SystemClock
 from headwater.database.session import Database, open_pool
@@ -137,7 +137,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         figuring = router.figures.serve(gateway_id, admission.counts, router.watched, router.hand_out_here)
         for upkeep in (
             admission.recheck_for_ever(), sessions.write_for_ever(), router.watch_connection(), figuring,
-            roster.say_for_ever(), directory.refresh_for_ever(),
+            roster.say_for_ever(), directory.refresh_for_ever(), give_memory_back_for_ever(lambda: listener.handshakes),
         ):  # fmt: skip
             task = asyncio.create_task(upkeep)
             stack.callback(task.cancel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import os
@@ -12,6 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+GIVE_BACK_S = 60.0
+HANDSHAKES_MIN = 100
+"""Some 50 KiB each."""
 _M_MMAP_THRESHOLD = -3  # malloc.h
 MAPPED_FROM_BYTES = 128 << 10
 """glibc's own first value"""
@@ -59,6 +63,21 @@ def collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+async def give_memory_back_for_ever(handshakes: Callable[[], int], *, every_s: float = GIVE_BACK_S) -> None:
+    """For a process with TLS connections, whose handshakes leave holes between what stays. A millisecond or a few each time,
+    and none where hardly anybody has come.
+
+    handshakes  so many since the start
+    """
+    counted = 0
+    while True:
+        await asyncio.sleep(every_s)
+        now = handshakes()
+        if now - counted >= HANDSHAKES_MIN:
+            counted = now
+            give_memory_back()
 
 
 def map_large_blocks() -> None:

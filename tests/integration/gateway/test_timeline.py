@@ -86,7 +86,11 @@ async def world(
 ) -> AsyncIterator[World]:
     certificate, key = Authority(tmp_path).issue("gateway")
     ports = {"MQTTS_PORT": str(free_port()), "WS_PORT": str(free_port())}
-    settings = ports | {"MQTTS_CERT_FILE": str(certificate), "MQTTS_KEY_FILE": str(key)}
+    settings = ports | {
+        "AUTHENTICATION_METHODS": "tests.support.countersign:make",
+        "MQTTS_CERT_FILE": str(certificate),
+        "MQTTS_KEY_FILE": str(key),
+    }
     monkeypatch.setattr(timeline, "GATHER_S", 0.01)
     device = await add_device(database_urls.owner, await tenant_factory("acme"), "thermometer-1")
     pool = await open_pool(database_urls.writer, size_max=1, application_name="test")
@@ -291,6 +295,20 @@ async def test_a_connect_that_is_none_of_ours(world: World) -> None:
     attempts = await world.strangers(len(connects))
     said = [(attempt["code"], attempt["protocol"], attempt["detail"]) for attempt in attempts]
     assert said == list(connects.values())
+
+
+async def test_who_fails_between_connect_and_connack(world: World) -> None:
+    """In the middle of an authentication in several steps: it is known who it says it is."""
+    asked = Properties(authentication_method="countersign", authentication_data=world.device.token.encode())
+    hello = Connect(client_id="c", protocol_level=5, username="thermometer-1", password=b"x", properties=asked)
+    async with world.raw() as (reader, writer):
+        writer.write(encode_packet(hello, 5))
+        await reader.read(10)
+        writer.write(b"\xf3\x00")  # AUTH with reserved flags
+        await reader.read()
+    [refused] = await world.told("authentication.failed")
+    assert (refused["code"], refused["listener"], refused["protocol"]) == ("mqtt.malformed", "mqtt", "mqtt/5")
+    assert refused["identified_by"] == "user_name"
 
 
 async def test_frames_that_are_no_mqtt(world: World) -> None:

@@ -28,3 +28,40 @@ print(bool(ctypes.c_size_t.from_address(block - 8).value & 2))  # IS_MMAPPED of 
 def test_large_blocks_stay_apart(given: str, mapped: str) -> None:
     ran = subprocess.run([sys.executable, "-c", ASKED, given], capture_output=True, text=True, check=True, timeout=30)
     assert ran.stdout.strip() == mapped
+
+
+HOLES = """
+import asyncio, ctypes, sys
+from pathlib import Path
+from headwater.app.process import give_memory_back_for_ever
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+libc.free.argtypes = (ctypes.c_void_p,)
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+async def main():
+    blocks = [libc.malloc(20_000 if n % 2 else 100) for n in range(8_000)]
+    for block in blocks[1::2]:
+        ctypes.memset(block, 1, 20_000)
+    for block in blocks[1::2]:
+        libc.free(block)
+    before = resident_mib()
+    giving = asyncio.create_task(give_memory_back_for_ever(lambda: int(sys.argv[1]), every_s=0.01))
+    await asyncio.sleep(0.5)
+    giving.cancel()
+    print(before - resident_mib())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library's memory looks different")
+@pytest.mark.parametrize(("handshakes", "is_given"), [(99, False), (100, True)])
+def test_holes_are_given_back_where_there_were_handshakes(handshakes: int, is_given: bool) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", HOLES, str(handshakes)], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert (int(ran.stdout) > 40) is is_given  # of 76 MiB

@@ -137,6 +137,11 @@ class MQTTListener:
     def connections(self) -> int:
         return len(self._connections)
 
+    @property
+    def handshakes(self) -> int:
+        """With TLS, begun since the start."""
+        return sum(acceptor.accepted_total for acceptor in self.acceptors if acceptor.port.secure)
+
     def _begin(self, visitor: Visitor) -> MQTTConnection:
         return MQTTConnection(self, visitor)
 
