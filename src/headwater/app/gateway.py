@@ -7,14 +7,17 @@ import importlib
 import signal
 import zlib
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 
 from headwater.app import readiness
 from headwater.app.connections import connect_nats
-from headwater.app.metrics import Figure, serve_metrics
+from headwater.app.gateway_figures import figures_of
+from headwater.app.gateway_ports import certificate_of, door_rules, ports_of, trusted_proxies
+from headwater.app.metrics import serve_metrics
 from headwater.app.process import collect_rarely, give_memory_back_for_ever, map_large_blocks
-from headwater.app.settings import GatewaySettings, Settings, SettingsInvalid, check_anonymous, networks, require
+from headwater.app.settings import Settings, SettingsInvalid, check_anonymous, require
 from headwater.clock import SystemClock
 from headwater.database.session import Database, open_pool
 from headwater.device.anonymous import AnonymousAuthenticator
@@ -22,15 +25,13 @@ from headwater.device.authentication import Authentication, EnhancedMethod, Toke
 from headwater.gateway.http.app import create_ingest_app
 from headwater.gateway.http.server import serve
 from headwater.gateway.metering import Meters
-from headwater.gateway.mqtt.acceptor import Port
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.client_directory import ClientDirectory
-from headwater.gateway.mqtt.door import STAGES, Door, DoorRules, LoggedRefusals, Network
+from headwater.gateway.mqtt.door import Door, LoggedRefusals
 from headwater.gateway.mqtt.happenings import Happenings, ToldRefusals
 from headwater.gateway.mqtt.listener import MQTTListener
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.sessions import Sessions
-from headwater.gateway.mqtt.tls import CertificateUnusable, ServerTLS
 from headwater.gateway.presence import Attendance, Presence
 from headwater.gateway.roster import Roster
 from headwater.gateway.timeline import Timeline
@@ -95,7 +96,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         sessions = Sessions(nats, gateway_id, message_log, retained)
         roster, directory = Roster(nats, gateway_id), ClientDirectory(nats, gateway_id)
         loop = asyncio.get_running_loop()
-        door = Door(_door_rules(settings.gateway), loop.time)
+        door = Door(door_rules(settings.gateway), loop.time)
         happenings = Happenings(timeline)
         admission = Admission(
             authentication=mqtt_authentication,
@@ -142,39 +143,17 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             task = asyncio.create_task(upkeep)
             stack.callback(task.cancel)
 
-        def figures() -> list[Figure]:
-            lane = uplink.lane
-            return [
-                Figure("gauge", "mqtt_connections", "open MQTT connections", listener.connections),
-                Figure("counter", "mqtt_connections_accepted", "MQTT connections since the start", listener.accepted_total),
-                Figure("gauge", "mqtt_directory_clients", "clients whose gateway is kept here", len(directory)),
-                Figure("gauge", "mqtt_connecting", "accepted connections without a CONNECT", door.connecting),
-                Figure("gauge", "mqtt_waiting", "CONNECTs that wait for their authentication", door.waiting),
-                Figure("counter", "mqtt_door_refused", "CONNECTs refused without asking the registry", door.refused_total),
-                *_of_ports(listener),
-                Figure(
-                    "counter", "mqtt_connections_refused", "connections without a good credential", admission.refused_total
-                ),
-                Figure(
-                    "counter", "mqtt_topics_denied", "publishes to topics that are not the device's", listener.denied_total
-                ),
-                Figure("counter", "mqtt_messages_dropped", "ordinary messages for slow subscribers", router.dropped_total),
-                Figure("counter", "uplink_records_stored", "records that the stream has acknowledged", lane.stored_total),
-                Figure("counter", "uplink_batches_stored", "record batches, one fsync each", lane.batches_total),
-                Figure("gauge", "uplink_records_waiting", "records sent and not acknowledged yet", lane.backlog),
-                Figure("counter", "timeline_said", "happenings told to the timelines of devices", timeline.said_total),
-                Figure("counter", "timeline_counted", "of these, those that are part of a count", timeline.counted_total),
-                Figure("counter", "timeline_lost", "timeline entries that NATS did not take", timeline.lost_total),
-                Figure("counter", "live_batches_dropped", "copies that watchers were told they missed", feed.dropped_total),
-            ]
-
+        figures = partial(
+            figures_of, listener=listener, admission=admission, router=router, directory=directory, door=door, uplink=uplink,
+            timeline=timeline, feed=feed,
+        )  # fmt: skip
         stack.enter_context(serve_metrics(settings.gateway.metrics_port, figures, "GATEWAY_METRICS_PORT"))
-        certificate = _certificate(settings.gateway)
+        certificate = certificate_of(settings.gateway)
         await listener.open(
             settings.gateway.host,
-            _ports(settings.gateway, certificate),
+            ports_of(settings.gateway, certificate),
             certificate=certificate,
-            proxies=_proxies(settings.gateway),
+            proxies=trusted_proxies(settings.gateway),
             local_origins=bool(settings.gateway.anonymous_tenant),
         )
         loop.add_signal_handler(signal.SIGHUP, listener.reload_certificate)
@@ -215,58 +194,3 @@ def _lane(settings: Settings) -> int:
     if settings.gateway.lane >= 0:
         return settings.gateway.lane
     return zlib.crc32(settings.gateway.name.encode())
-
-
-def _door_rules(settings: GatewaySettings) -> DoorRules:
-    return DoorRules(
-        connections_max=settings.connections_max,
-        connects_per_s=settings.connects_per_s,
-        connecting_max=settings.connecting_max,
-        address_connects_per_s=settings.address_connects_per_s,
-        address_connecting_max=settings.address_connecting_max,
-        exempt=networks(settings.exempt_networks, "GATEWAY_EXEMPT_NETWORKS"),
-        server_reference=settings.server_reference,
-    )
-
-
-def _certificate(settings: GatewaySettings) -> ServerTLS | None:
-    """None where no certificate is named."""
-    files = (settings.mqtts_cert_file, settings.mqtts_key_file)
-    if not settings.mqtts_cert_file:
-        files = (settings.tls_cert_file, settings.tls_key_file)
-    if not files[0]:
-        return None
-    try:
-        return ServerTLS(*files, settings.tls_client_ca_file)
-    except CertificateUnusable as error:
-        raise SettingsInvalid(str(error)) from error
-
-
-def _ports(settings: GatewaySettings, certificate: ServerTLS | None) -> list[Port]:
-    all_ports = [
-        Port("mqtts", settings.mqtts_port),
-        Port("ws", settings.ws_port),
-        Port("wss", settings.wss_port),
-        Port("mqtt", settings.mqtt_port),  # last: whoever waits for it finds the others open
-    ]
-    return [port for port in all_ports if port.number and (certificate is not None or not port.secure)]
-
-
-def _proxies(settings: GatewaySettings) -> tuple[Network, ...] | None:
-    return networks(settings.proxy_networks, "GATEWAY_PROXY_NETWORKS") if settings.proxy_protocol else None
-
-
-def _of_ports(listener: MQTTListener) -> list[Figure]:
-    figures = []
-    for acceptor in listener.acceptors:
-        scheme = acceptor.port.scheme
-        accepted, refused = acceptor.accepted_total, acceptor.refused_total
-        figures.append(Figure("counter", "mqtt_accepted", "sockets accepted, by port", accepted, {"port": scheme}))
-        figures += [
-            Figure(
-                "counter", "mqtt_refused", "sockets that did not come through to MQTT", refused.get(stage, 0),
-                {"port": scheme, "stage": stage},
-            )
-            for stage in STAGES
-        ]  # fmt: skip
-    return figures
