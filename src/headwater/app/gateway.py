@@ -27,11 +27,12 @@ from headwater.gateway.http.server import serve
 from headwater.gateway.metering import Meters
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.client_directory import ClientDirectory
-from headwater.gateway.mqtt.door import Door, LoggedRefusals
+from headwater.gateway.mqtt.door import Door
 from headwater.gateway.mqtt.happenings import Happenings, ToldRefusals
 from headwater.gateway.mqtt.listener import MQTTListener
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.sessions import Sessions
+from headwater.gateway.mqtt.visitor import LoggedRefusals
 from headwater.gateway.presence import Attendance, Presence
 from headwater.gateway.roster import Roster
 from headwater.gateway.timeline import Timeline

@@ -5,9 +5,10 @@ from __future__ import annotations
 from headwater.app.metrics import Figure
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.client_directory import ClientDirectory
-from headwater.gateway.mqtt.door import STAGES, Door
+from headwater.gateway.mqtt.door import Door
 from headwater.gateway.mqtt.listener import MQTTListener
 from headwater.gateway.mqtt.router import Router
+from headwater.gateway.mqtt.visitor import STAGES
 from headwater.gateway.timeline import Timeline
 from headwater.live.feed import LiveFeed
 from headwater.stream.uplink import StreamUplink

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from headwater.app.settings import GatewaySettings, SettingsInvalid, networks
 from headwater.gateway.mqtt.acceptor import Port
-from headwater.gateway.mqtt.door import DoorRules, Network
+from headwater.gateway.mqtt.addresses import Network
+from headwater.gateway.mqtt.door import DoorRules
 from headwater.gateway.mqtt.tls import CertificateUnusable, ServerTLS
 
 

@@ -29,7 +29,7 @@ from websockets.typing import Subprotocol
 from headwater.app import gateway as gateway_role
 from headwater.app.engines.ports import free_port
 from headwater.gateway.mqtt import door
-from headwater.gateway.mqtt.door import LoggedRefusals, Refusal, Visitor
+from headwater.gateway.mqtt.visitor import LoggedRefusals, Refusal, Visitor
 from headwater.protocols.mqtt import (
     ConnAck,
     Connect,

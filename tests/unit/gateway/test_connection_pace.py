@@ -9,8 +9,8 @@ import pytest
 
 from headwater.gateway.metering import TenantMeter
 from headwater.gateway.mqtt.connection import MQTTConnection
-from headwater.gateway.mqtt.door import Visitor
 from headwater.gateway.mqtt.publishing import Publishing
+from headwater.gateway.mqtt.visitor import Visitor
 from headwater.protocols.mqtt import Connect, Publish, encode_packet
 from headwater.protocols.mqtt.limits import Limits
 from headwater.tenancy.quotas import Quotas

@@ -11,28 +11,23 @@ import pytest
 
 from headwater.device.authentication import DeviceRefused, Presented, WrongToken
 from headwater.errors import Unavailable
-from headwater.gateway.mqtt import door as door_module
+from headwater.gateway.mqtt import back_off
+from headwater.gateway.mqtt import visitor as visitor_module
+from headwater.gateway.mqtt.addresses import judged_host
+from headwater.gateway.mqtt.back_off import BackOff, BackOffRule, Recent, TokenBucket
 from headwater.gateway.mqtt.door import (
     ADDRESS_FAILURES,
     ADDRESS_FAILURES_PER_S,
     CREDENTIAL,
     IDENTITY,
     PATIENCE_S,
-    BackOff,
-    BackOffRule,
     ConnectionRateExceeded,
     Door,
     DoorRules,
     GatewayFull,
-    LoggedRefusals,
-    Recent,
-    Refusal,
-    TokenBucket,
     UseAnotherServer,
-    Visitor,
-    drop_nobody,
-    judged_host,
 )
+from headwater.gateway.mqtt.visitor import LoggedRefusals, Refusal, Visitor, drop_nobody
 from headwater.tenancy import secrets
 
 
@@ -356,7 +351,7 @@ def test_a_back_off_forgets_what_has_been_quiet() -> None:
 
 
 def test_tables_are_bounded_and_keep_what_was_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_module, "REMEMBERED_MAX", 3)
+    monkeypatch.setattr(back_off, "REMEMBERED_MAX", 3)
     recent: Recent[str, int] = Recent()
     for number, key in enumerate("abc"):
         recent.put(key, number + 1)
@@ -381,11 +376,11 @@ def test_a_token_bucket_owes_at_most_what_was_taken() -> None:
 
 def test_a_flood_of_refusals_is_counted_not_written(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[dict[str, object]] = []
-    monkeypatch.setattr(door_module.log, "info", lambda _event, **said: lines.append(said))
+    monkeypatch.setattr(visitor_module.log, "info", lambda _event, **said: lines.append(said))
     refusals = LoggedRefusals(time)
     for _ in range(1000):
         refusals.refused(Visitor("192.0.2.1:1", 0.0), Refusal("tls", "tls.timeout", "slow"))
-    assert len(lines) == door_module.LOG_LINES_PER_S
+    assert len(lines) == visitor_module.LOG_LINES_PER_S
     time.now += 1
     refusals.refused(Visitor("192.0.2.1:1", 0.0), Refusal("tls", "tls.timeout", "slow"))
-    assert lines[-1]["unsaid"] == 1000 - door_module.LOG_LINES_PER_S
+    assert lines[-1]["unsaid"] == 1000 - visitor_module.LOG_LINES_PER_S

@@ -22,10 +22,12 @@ from typing import Any
 import structlog
 
 from headwater.gateway.mqtt import proxy_protocol, tls
-from headwater.gateway.mqtt.door import Door, Network, Refusal, Refusals, Visitor
+from headwater.gateway.mqtt.addresses import Network
+from headwater.gateway.mqtt.door import Door
 from headwater.gateway.mqtt.hang_up import hang_up_socket
 from headwater.gateway.mqtt.proxy_protocol import ProxyRefused
 from headwater.gateway.mqtt.tls import HANDSHAKE_S, SHUTDOWN_S, ServerTLS
+from headwater.gateway.mqtt.visitor import Refusal, Refusals, Visitor
 from headwater.gateway.mqtt.websocket import WebSocketTransport
 
 log = structlog.get_logger(__name__)

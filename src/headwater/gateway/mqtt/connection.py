@@ -19,12 +19,12 @@ from headwater.device.principal import Principal
 from headwater.gateway.metering import TenantMeter
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import WRITE_BUFFER_BYTES_MAX, Delivery
-from headwater.gateway.mqtt.door import Refusal
 from headwater.gateway.mqtt.foreign import recognised
 from headwater.gateway.mqtt.hang_up import hang_up
 from headwater.gateway.mqtt.happenings import protocol_of
 from headwater.gateway.mqtt.kept_session import KeptSession
 from headwater.gateway.mqtt.publishing import Publishing
+from headwater.gateway.mqtt.visitor import Refusal
 from headwater.protocols.mqtt.errors import PacketTooLarge
 from headwater.protocols.mqtt.events import ConnectionLost, ProtocolFailed, TimedOut
 from headwater.protocols.mqtt.packets import (
@@ -45,8 +45,8 @@ from headwater.protocols.mqtt.session import CLOSED, ServerSession
 from headwater.stream.session_store import StoredSubscription
 
 if TYPE_CHECKING:
-    from headwater.gateway.mqtt.door import Visitor
     from headwater.gateway.mqtt.listener import MQTTListener
+    from headwater.gateway.mqtt.visitor import Visitor
 
 log = structlog.get_logger(__name__)
 

@@ -17,21 +17,19 @@ failing in its name.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
-
-import structlog
+from typing import Protocol
 
 from headwater.device.authentication import Presented, WrongToken
 from headwater.errors import DomainError, Unauthenticated
+from headwater.gateway.mqtt.addresses import Network, judged_host
+from headwater.gateway.mqtt.back_off import BackOff, BackOffRule, Recent, TokenBucket
+from headwater.gateway.mqtt.visitor import Refusal, Visitor, drop_nobody
 from headwater.tenancy import secrets
-
-log = structlog.get_logger(__name__)
 
 PATIENCE_S = 3.0
 """So long somebody who connects is left alone even when the places run out: a TLS handshake is two round trips."""
@@ -43,16 +41,6 @@ PAUSE_S = 0.05
 """How soon a full house is looked at again."""
 BREATH_S = 0.005
 """A pace is kept in handfuls: to stop and go for each connection costs more than the connection."""
-REMEMBERED_MAX = 20_000
-"""Entries of each table, about 200 bytes each; the one not heard of for longest is forgotten."""
-LOG_LINES_PER_S = 20
-"""Of refused connections; a flood is counted, not written down."""
-
-STAGES = ("accept", "proxy", "tls", "websocket", "mqtt")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Key = TypeVar("_Key", bound=Hashable)
-_Value = TypeVar("_Value")
 
 
 class ConnectionRateExceeded(DomainError):
@@ -71,45 +59,6 @@ class UseAnotherServer(DomainError):
     """No room here; `server_reference` says where there is."""
 
     code = "gateway.use_another_server"
-
-
-class Refusal(NamedTuple):
-    """Why a connection ended before anybody knew whose it was.
-
-    stage     one of STAGES
-    protocol  the MQTT version, where it came that far
-    """
-
-    stage: str
-    code: str
-    detail: str
-    protocol: str = ""
-
-
-class Refusals(Protocol):
-    """Who wants to hear of connections that were refused before authentication. Called often in an attack: be brief."""
-
-    def refused(self, visitor: Visitor, refusal: Refusal) -> None: ...
-
-
-class LoggedRefusals:
-    """A log line each, up to LOG_LINES_PER_S; how many more there were stands in the next one."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._lines = TokenBucket(LOG_LINES_PER_S, LOG_LINES_PER_S, now())
-        self._unsaid = 0
-
-    def refused(self, visitor: Visitor, refusal: Refusal) -> None:
-        if self._lines.wait_s(self._now()) > 0:
-            self._unsaid += 1
-            return
-        self._lines.take()
-        log.info(
-            "connection_refused", address=visitor.address, listener=visitor.scheme, stage=refusal.stage, code=refusal.code,
-            detail=refusal.detail, unsaid=self._unsaid,
-        )  # fmt: skip
-        self._unsaid = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +82,6 @@ class DoorRules:
     """where version 5 clients are sent when this gateway is full or stops"""
 
 
-@dataclass(frozen=True, slots=True)
-class BackOffRule:
-    """free: failures before the first pause; then first_s, and twice as long after each further one, up to longest_s."""
-
-    free: int
-    first_s: float
-    longest_s: float
-
-
 CREDENTIAL = BackOffRule(free=3, first_s=1.0, longest_s=60.0)
 """The very same user name and password: a device that nobody has registered, or whose token was revoked."""
 IDENTITY = BackOffRule(free=20, first_s=1.0, longest_s=30.0)
@@ -150,112 +90,6 @@ ADDRESS_FAILURES = 200
 ADDRESS_FAILURES_PER_S = 20
 """Of one address, at once and then each second. A pace and no pause: a hundred misconfigured devices behind one router,
 which are each looked at less and less, leave room for a good one that has never been here."""
-
-
-class TokenBucket:
-    """`per_s` each second, `burst` at once after a pause. Moves on in `wait_s`; `take` may owe."""
-
-    __slots__ = ("_at", "_burst", "_left", "_per_s")
-
-    def __init__(self, per_s: float, burst: float, now: float) -> None:
-        self._per_s = per_s
-        self._burst = burst
-        self._left = burst
-        self._at = now
-
-    def wait_s(self, now: float) -> float:
-        """0 = now."""
-        self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
-        self._at = now
-        return 0.0 if self._left >= 1 else (1 - self._left) / self._per_s
-
-    def take(self) -> None:
-        self._left -= 1
-
-
-class Recent(Generic[_Key, _Value]):
-    """The REMEMBERED_MAX entries that were used last."""
-
-    __slots__ = ("_entries",)
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[_Key, _Value] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._entries
-
-    def find(self, key: _Key) -> _Value | None:
-        found = self._entries.get(key)
-        if found is not None:
-            self._entries.move_to_end(key)
-        return found
-
-    def put(self, key: _Key, value: _Value) -> None:
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > REMEMBERED_MAX:
-            self._entries.popitem(last=False)
-
-    def forget(self, key: _Key) -> None:
-        self._entries.pop(key, None)
-
-
-class BackOff:
-    """Growing pauses for keys that fail. What has been quiet for twice the longest pause starts afresh."""
-
-    __slots__ = ("_failures", "_rule")
-
-    def __init__(self, rule: BackOffRule) -> None:
-        self._rule = rule
-        self._failures: Recent[Hashable, tuple[int, float]] = Recent()  # how often, and until when it pauses
-
-    def __len__(self) -> int:
-        return len(self._failures)
-
-    def left_s(self, key: Hashable, now: float) -> float:
-        found = self._failures.find(key)
-        return max(0.0, found[1] - now) if found is not None else 0.0
-
-    def failed(self, key: Hashable, now: float) -> None:
-        rule = self._rule
-        count, until = self._failures.find(key) or (0, now)
-        if now - until > 2 * rule.longest_s:
-            count = 0
-        count += 1
-        # 16 doublings are beyond every longest_s; without the cap the power grows with the attack.
-        pause_s = min(rule.longest_s, rule.first_s * 2.0 ** min(16, count - rule.free - 1)) if count > rule.free else 0.0
-        self._failures.put(key, (count, now + pause_s))
-
-    def forget(self, key: Hashable) -> None:
-        self._failures.forget(key)
-
-
-class Visitor:
-    """A connection between accept and CONNECT."""
-
-    __slots__ = ("address", "drop", "host", "is_here", "over", "refuse", "scheme", "since")
-
-    def __init__(self, address: str, since: float) -> None:
-        self.address = address
-        self.host = ""
-        """of whom it counts; empty = of nobody"""
-        self.scheme = ""
-        """of the port that it came to"""
-        self.since = since
-        self.drop: Callable[[Refusal], None] = drop_nobody
-        """ends it; whoever carries it on puts a new one there, while it is here"""
-        self.refuse: Callable[[Refusal], None] = drop_nobody
-        """tells whoever wants to hear why it may not stay; of its port, while it is here"""
-        self.is_here = True
-        self.over = False
-        """it was refused; whatever it ends with afterwards is no news"""
-
-
-def drop_nobody(_refusal: Refusal) -> None:
-    return
 
 
 class Guest(Protocol):
@@ -493,25 +327,3 @@ def _identity(presented: Presented) -> str:
         if token is not None:
             return token.row_id.hex
     return (presented.username or "")[:256]
-
-
-def host_of(address: str) -> str:
-    """Of `192.0.2.1:5000` or `[2001:db8::1]:5000`."""
-    return address.rpartition(":")[0].strip("[]")
-
-
-def judged_host(address: str, exempt: Sequence[Network]) -> str | None:
-    """Under what an address is counted: IPv4 as it is, of IPv6 the /64 that one subscriber has. None = not judged."""
-    try:
-        ip = ipaddress.ip_address(host_of(address).partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if within(ip, exempt):
-        return None
-    return str(ip) if ip.version == 4 else str(ipaddress.IPv6Address(int(ip) >> 64 << 64))
-
-
-def within(ip: Any, networks: Sequence[Network]) -> bool:
-    return any(ip in network for network in networks)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from headwater.device.authentication import NO_CLAIM, Claim, Presented
 from headwater.device.presence import Ended
 from headwater.errors import DomainError
-from headwater.gateway.mqtt.door import Refusal, Refusals, Visitor
+from headwater.gateway.mqtt.visitor import Refusal, Refusals, Visitor
 from headwater.gateway.timeline import Timeline
 from headwater.stream.timeline import Event
 
@@ -18,7 +18,7 @@ TOPIC_LENGTH_MAX = 200
 
 
 class ToldRefusals:
-    """Implements door.Refusals: whoever else wants to hear of them, and the timeline."""
+    """Implements visitor.Refusals: whoever else wants to hear of them, and the timeline."""
 
     def __init__(self, others: Refusals, timeline: Timeline) -> None:
         self._others = others

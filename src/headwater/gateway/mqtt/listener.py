@@ -13,13 +13,15 @@ import structlog
 from headwater.gateway.metering import REFILL_S, Meters
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.acceptor import Acceptor, Port
+from headwater.gateway.mqtt.addresses import Network
 from headwater.gateway.mqtt.admission import Admission
 from headwater.gateway.mqtt.connection import MQTTConnection
-from headwater.gateway.mqtt.door import Door, Network, Refusals, Visitor
+from headwater.gateway.mqtt.door import Door
 from headwater.gateway.mqtt.hang_up import LINGER_S
 from headwater.gateway.mqtt.happenings import Happenings
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.tls import ServerTLS
+from headwater.gateway.mqtt.visitor import Refusals, Visitor
 from headwater.ingest.profile_compiled import CompiledProfiles
 from headwater.protocols.mqtt.session import Limits
 from headwater.stream.uplink import StreamUplink

@@ -16,7 +16,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from headwater.gateway.mqtt.door import Network, Refusal, host_of, within
+from headwater.gateway.mqtt.addresses import Network, host_of, within
+from headwater.gateway.mqtt.visitor import Refusal
 
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 FIXED_BYTES: Final = 16

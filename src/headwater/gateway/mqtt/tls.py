@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from headwater.gateway.mqtt.door import Refusal
+from headwater.gateway.mqtt.visitor import Refusal
 
 log = structlog.get_logger(__name__)
 

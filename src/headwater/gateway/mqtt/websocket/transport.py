@@ -13,8 +13,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from headwater.gateway.mqtt.door import Refusal
 from headwater.gateway.mqtt.hang_up import hang_up
+from headwater.gateway.mqtt.visitor import Refusal
 from headwater.gateway.mqtt.websocket.frames import (
     BINARY,
     CLOSE,
