@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -24,15 +25,26 @@ class KillableNATS:
     server: NATSServer
     log: Path
     _life: ExitStack = field(default_factory=ExitStack)
+    _pid: int = 0
 
     async def start(self) -> None:
-        self._life.enter_context(engines.running(self.server.argv, self.server.account, self.log, signal.SIGKILL))
+        running = engines.running(self.server.argv, self.server.account, self.log, signal.SIGKILL)
+        self._pid = self._life.enter_context(running).pid
         async with asyncio.timeout(engines.START_S):
             await self.server.wait_ready()
 
     def kill(self) -> None:
         """SIGKILL. What it said was stored is on disk, and nothing else is left of it."""
         self._life.close()
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """SIGSTOP: connections stay, and nobody answers."""
+        os.kill(self._pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._pid, signal.SIGCONT)
 
     async def start_again(self) -> None:
         self.kill()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import nats
+import asyncio
+
 import structlog
 from nats.aio.client import Client
 
@@ -13,6 +14,16 @@ log = structlog.get_logger(__name__)
 RECONNECT_S = 0.25
 PENDING_BYTES_MAX = 64 << 20
 """What may gather while NATS is away; publishers repeat what does not fit."""
+
+
+class NATSConnection(Client):
+    """Survives a flush that nobody waits for any more: the PONG that comes after all would end nats-py's reading loop
+    (asyncio.InvalidStateError), and nothing more would be heard until the connection is found stale, some 20 s later."""
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
 
 async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = False) -> Client:
@@ -28,14 +39,15 @@ async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = Fal
     async def reconnected() -> None:
         log.info("nats_reconnected")
 
-    return await nats.connect(
+    connection = NATSConnection()
+    await connection.connect(
         settings.servers,
         name=name,
         no_echo=no_echo,
         user=settings.user or None,
         password=settings.password or None,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=RECONNECT_S,
+        reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # nats-py says int, and sleeps for any number
         ping_interval=5,
         max_outstanding_pings=3,
         pending_size=PENDING_BYTES_MAX,
@@ -43,3 +55,4 @@ async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = Fal
         disconnected_cb=disconnected,
         reconnected_cb=reconnected,
     )
+    return connection

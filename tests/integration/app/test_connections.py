@@ -1,0 +1,43 @@
+"""The roles' connection to NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from nats.errors import FlushTimeoutError
+from tests.support.killable_nats import killable_nats
+
+from headwater.app.connections import connect_nats
+from headwater.app.engines import nats
+from headwater.app.settings import NATSSettings
+
+HEARD_S = 3.0
+"""Much less than the 15 s after which a connection would be found stale."""
+
+
+async def test_a_nats_that_stood_still_is_heard_as_soon_as_it_goes_on() -> None:
+    with killable_nats() as engine:
+        await engine.start()
+        where = f"nats://127.0.0.1:{engine.server.port}"
+        connection = await connect_nats(
+            NATSSettings(url=where, user=nats.USER, password=engine.server.password), name="test"
+        )
+        heard = asyncio.Event()
+
+        async def hear(_message: object) -> None:
+            heard.set()
+
+        await connection.subscribe("said", cb=hear)
+        await connection.flush()
+        with engine.standing_still(), pytest.raises(FlushTimeoutError):
+            await connection.flush(timeout=0.2)  # type: ignore[arg-type]  # nats-py says int, and takes any number
+        began = time.monotonic()
+        await connection.flush(timeout=10)
+        await connection.publish("said", b"1")
+        async with asyncio.timeout(HEARD_S):
+            await heard.wait()
+        assert time.monotonic() - began < HEARD_S
+        await connection.close()
+        engine.kill()
