@@ -12,7 +12,21 @@ from tests.support.gateways import OPEN, Device, Two, add_device, eventually
 from tests.support.packet_client import PacketClient
 
 from headwater.ids import uuid7
-from headwater.protocols.mqtt import Properties, PubComp, Publish, PubRec, PubRel, Subscribe, Subscription, Will
+from headwater.protocols.mqtt import (
+    ConnAck,
+    Connect,
+    Disconnect,
+    PacketReader,
+    Properties,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    Subscribe,
+    Subscription,
+    Will,
+    encode_packet,
+)
 from headwater.stream import subjects
 from headwater.stream.direct_get import read_from
 from headwater.stream.envelope import Kind, Record, decode_batch
@@ -158,3 +172,19 @@ async def test_a_will_that_is_a_record_outlives_its_gateway(
     (record,) = await eventually(found, "the will is a record")
     assert (record.kind, record.body, record.device) == (Kind.TELEMETRY, {"level": 7}, device.id.bytes)
     await connection.close()
+
+
+async def test_what_is_stored_meanwhile_does_not_cut_the_last_word_short(gateways: Two, device: Device) -> None:
+    """A client that goes on writing, as one does before it has read why its connection ended, is not reset."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateways[0].mqtt_port)
+    told = Connect("hasty", 5, username=str(device.id), password=device.token.encode())
+    fault = b"\x00\x00"
+    writer.write(encode_packet(told) + encode_packet(Publish("a", b"x", 1, packet_id=1), 5) + fault)
+    said = PacketReader(5).feed(await reader.read())
+    assert [type(each) for each in said] == [ConnAck, Disconnect]
+    for _ in range(5):
+        writer.write(encode_packet(PubRel(1), 5))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+    writer.close()
+    await writer.wait_closed()

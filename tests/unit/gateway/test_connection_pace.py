@@ -43,6 +43,9 @@ class Transport:
     def is_closing(self) -> bool:
         return False
 
+    def can_write_eof(self) -> bool:
+        return False
+
     def close(self) -> None:
         raise AssertionError("it was closed")
 

@@ -20,7 +20,7 @@ from headwater.gateway.metering import TenantMeter
 from headwater.gateway.mqtt import reasons
 from headwater.gateway.mqtt.delivery import WRITE_BUFFER_BYTES_MAX, Delivery
 from headwater.gateway.mqtt.foreign import recognised
-from headwater.gateway.mqtt.hang_up import hang_up
+from headwater.gateway.mqtt.hang_up import hang_up, let_go
 from headwater.gateway.mqtt.happenings import protocol_of
 from headwater.gateway.mqtt.kept_session import KeptSession
 from headwater.gateway.mqtt.publishing import Publishing
@@ -308,7 +308,7 @@ class MQTTConnection(asyncio.Protocol):
             if data:
                 hang_up(transport, self)
             else:
-                transport.close()
+                let_go(transport)
             self._listener.admission.leave(self)
 
     def _write(self, transport: Any, data: bytes) -> None:

@@ -29,6 +29,12 @@ def hang_up(transport: Any, protocol: asyncio.BaseProtocol) -> None:
     transport.resume_reading()
 
 
+def let_go(transport: Any) -> None:
+    """There is nothing more to say. Where the last word is on its way, it is left to arrive."""
+    if not (transport.can_write_eof() and isinstance(transport.get_protocol(), _Deaf)):
+        transport.close()
+
+
 async def hang_up_socket(ours: socket.socket, last_words: bytes) -> None:
     """The same for a socket without a transport."""
     loop = asyncio.get_running_loop()
