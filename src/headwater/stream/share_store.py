@@ -23,7 +23,7 @@ BATCHES_MAX = 1_000
 
 class Receipt(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """client   its key; b"" = its session ends with its connection
-    number   rises with each receipt of the client
+    number   rises with each receipt of the client; without one it only tells receipts apart
     """
 
     client: bytes = b""
@@ -33,10 +33,12 @@ class Receipt(msgspec.Struct, array_like=True, gc=False, frozen=True):
 class ShareRecord(msgspec.Struct, array_like=True):
     """sessions  keys of the clients whose sessions outlive their connections and have subscribed
     given     sequence of a batch -> index in it -> who has it
+    settled   batches that are done with: a NATS that was killed forgets the last acknowledgements, and hands them out again
     """
 
     sessions: list[bytes] = []
     given: dict[int, dict[int, Receipt]] = {}
+    settled: list[int] = []
 
     def receipts_of(self, client: bytes) -> list[tuple[Place, int]]:
         """Places and numbers."""
@@ -90,16 +92,24 @@ class ShareStore:
 
             await self._change(without)
 
-    async def note(self, sequence: int, receipts: Mapping[int, Receipt], done: Iterable[int]) -> None:
-        """done  batches whose receipts nobody needs any more"""
+    async def note(self, sequence: int, receipts: Mapping[int, Receipt], settled: Iterable[int]) -> set[int]:
+        """Returns the indices whose receipts are these now: a batch may be with two gateways, and what one has noted is not
+        the other's to give.
+
+        settled  batches whose receipts nobody needs any more
+        """
 
         def noted(record: ShareRecord) -> None:
-            for each in done:
+            for each in settled:
                 record.given.pop(each, None)
-            record.given.setdefault(sequence, {}).update(receipts)
+            record.settled = sorted({*record.settled, *settled})[-BATCHES_MAX:]
+            if sequence not in record.settled:
+                record.given[sequence] = {**receipts, **record.given.get(sequence, {})}
             record.given = dict(sorted(record.given.items())[-BATCHES_MAX:])
 
         await self._change(noted)
+        given = self.record.given.get(sequence, {})
+        return {index for index, receipt in receipts.items() if given.get(index) == receipt}
 
     async def take_back(self, sequence: int, indices: Iterable[int]) -> None:
         """These were given to nobody."""

@@ -72,10 +72,12 @@ async def test_a_will_at_qos_2_takes_no_room_of_the_next_connections_publishes(
     assert await client.expect(PubComp) == PubComp(1)
 
 
-async def test_a_publisher_is_known_to_repeat_itself_after_its_session_was_closed_for_it(
-    gateways: Two, device: Device, nats_url: str
+@pytest.mark.parametrize("is_dead", [True, False])
+async def test_a_publisher_is_known_to_repeat_itself_where_its_session_was_not_written_to_the_end(
+    gateways: Two, device: Device, nats_url: str, is_dead: bool
 ) -> None:
-    """The record is as a worker leaves it, of a gateway that died before it wrote what its client had published."""
+    """Its gateway died before it wrote what its client had published, and a worker has closed the record since; or it lives,
+    and NATS was away for that moment."""
     listener = await PacketClient.open(gateways[0], device, "listener")
     await listener.subscribe("a", qos=2)
     speaker = await PacketClient.open(gateways[0], device, "speaker", session_expiry_s=600)
@@ -92,7 +94,7 @@ async def test_a_publisher_is_known_to_repeat_itself_after_its_session_was_close
         stored = await store.find(device.tenant_id, "speaker")
         return 0 if stored.record is None or stored.record.connected else stored.revision
 
-    record.connected, record.is_behind = False, True
+    record.connected, record.is_behind = not is_dead, is_dead
     await store.save(record, await eventually(revision_once_closed, "its gateway has closed the session"))
     for gateway in gateways:
         speaker = await PacketClient.open(gateway, device, "speaker", clean_start=False, session_expiry_s=600)

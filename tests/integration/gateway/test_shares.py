@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.js.api import DeliverPolicy
 from tests.support.gateways import Device, Two, eventually
 from tests.support.packet_client import PacketClient
 
+from headwater.gateway.mqtt import share_consumer
 from headwater.gateway.mqtt.share_consumer import UNUSED_S
 from headwater.ids import uuid7
 from headwater.protocols.mqtt import Disconnect, Properties, Publish, Will
@@ -143,3 +146,21 @@ async def test_a_noted_message_is_its_members_when_the_gateway_dies_before_it_is
     for number in range(10):
         await published(gateways, device, b"%d" % number, 2)
     assert {(await each.take()).payload for each in (member, other) for _ in range(5)} == {b"%d" % n for n in range(10)}
+
+
+async def test_a_batch_that_nats_forgot_was_done_with_is_given_to_nobody_again(
+    gateways: Two, device: Device, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A NATS that is killed comes back with a consumer that is behind by some acknowledgements, and counts from 1. Here
+    it is behind by all."""
+    member = await member_of(gateways, device, "member", qos=2, **KEPT)
+    for payload in (b"1", b"2", b"3"):
+        await published(gateways, device, payload, 2)
+        assert (await member.take()).payload == payload
+    await member.bye()
+    (consumer,) = await client.jetstream().consumers_info(MESSAGE_STREAM)
+    await client.jetstream().delete_consumer(MESSAGE_STREAM, consumer.name)
+    monkeypatch.setattr(share_consumer, "DeliverPolicy", SimpleNamespace(NEW=DeliverPolicy.ALL))
+    other = await member_of(gateways, device, "other", 1, qos=2)
+    await published(gateways, device, b"4", 2)
+    assert (await other.take()).payload == b"4"

@@ -108,7 +108,7 @@ class KeptSession:
         return self._receipt
 
     def fulfil(self, number: int) -> None:
-        """It is written, and its message among what is pending."""
+        """It is written, and its message among what is pending; or the message is somebody else's."""
         self._promised.discard(number)
         self._receipts_above.add(number)
         self._finish(1)

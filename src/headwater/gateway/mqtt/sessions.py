@@ -117,7 +117,9 @@ class Sessions:
             is_dead = False
             if stored.record is not None and stored.record.connected:
                 is_dead = not await self._release(stored.record, None if connect.clean_start else principal.device_id)
-                stored = await self._store.find(tenant_id, client_id)
+                before, stored = stored.revision, await self._store.find(tenant_id, client_id)
+                if stored.revision == before:
+                    is_dead = True  # or it lives, and could not write how far it got
             try:
                 return await self._open(_Comer(connection, connect, principal, will), stored, is_dead)
             except Overtaken:
@@ -125,7 +127,7 @@ class Sessions:
         raise Unavailable("another connection of this client came at the same moment")
 
     async def _open(self, comer: _Comer, stored: StoredSession, is_dead: bool) -> Opened:
-        """is_dead: the gateway that served it is. Raises Overtaken, and others."""
+        """is_dead: the gateway that served it is, or could not write its end. Raises Overtaken, and others."""
         record, tenant_id = stored.record, comer.principal.tenant_id
         is_dead = is_dead or (record is not None and record.is_behind)
         opened = Opened(present=record is not None and comer.may_resume(record))
@@ -188,7 +190,8 @@ class Sessions:
 
     async def _learn_given(self, tenant_id: UUID, record: SessionRecord) -> None:
         """Messages of shared subscriptions that are nobody else's, and were not sent."""
-        client, newest = subjects.client_key(record.client_id), record.receipts
+        client = subjects.client_key(record.client_id)
+        newest = max((record.receipts, *record.receipts_above))
         for subscription in record.subscriptions:
             share = parse_share(subscription.topic_filter)
             if share is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -277,16 +278,13 @@ class Group:
     async def _work(self, pulled: _Pulled) -> None:
         """Give its messages to members, and acknowledge it when all of them are done with."""
         try:
-            if pulled.stored.metadata.num_delivered > 1:  # what another gateway noted is not in our memory
-                await self._store.read()
-            taken = self._store.record.given.get(pulled.sequence, {})
             wanted = [
                 _Given(pulled, index, message, self._end)
                 for index, message in enumerate(decode_messages(pulled.stored.data))
-                if topic_matches(self._share.topic_filter, message.topic)
-                and index not in taken
-                and deliverable_of(message) is not None
+                if topic_matches(self._share.topic_filter, message.topic) and deliverable_of(message) is not None
             ]
+            if any(given.message.qos == 2 for given in wanted):
+                wanted = await self._without_taken(pulled, wanted)
             pulled.left = len(wanted)
             for given in wanted:
                 if given.message.qos != 2:
@@ -298,6 +296,14 @@ class Group:
             await self._acknowledge(pulled)
         finally:
             self._open.discard(pulled)
+
+    async def _without_taken(self, pulled: _Pulled, wanted: list[_Given]) -> list[_Given]:
+        """Whether it says so or not, a batch may have been with another gateway before."""
+        record = await self._store.read()
+        if pulled.sequence in record.settled or pulled.sequence in self._settled:
+            return []
+        taken = record.given.get(pulled.sequence, {})
+        return [given for given in wanted if given.index not in taken]
 
     async def _acknowledge(self, pulled: _Pulled) -> None:
         if not pulled.is_noted:
@@ -339,7 +345,7 @@ class Group:
             given.delivery, given.subscription = delivery, self.members[delivery]
             delivery.promised += 1
             if given.subscription.qos == 2:
-                given.receipt = Receipt()
+                given.receipt = Receipt(number=secrets.randbits(62))
                 if delivery.outlives and delivery.kept is not None:
                     given.receipt = Receipt(delivery.connection.client_key, delivery.kept.promise())
             promised.append(given)
@@ -351,12 +357,15 @@ class Group:
             settled, self._settled = self._settled, []
             pulled.is_noted = True
             try:
-                await self._store.note(pulled.sequence, receipts, settled)
+                ours = await self._store.note(pulled.sequence, receipts, settled)
             except DomainError:
                 self._settled += settled
                 for given in promised:
                     self._withdraw(given)
                 raise
+            for given in [each for each in promised if each.index in receipts and each.index not in ours]:
+                self._leave_to_another(given)
+                promised.remove(given)
         unwanted = [given.index for given in promised if not self._hand(given)]
         if unwanted:
             await self._store.take_back(pulled.sequence, unwanted)
@@ -367,6 +376,15 @@ class Group:
         given.delivery.promised -= 1
         if given.receipt is not None and given.receipt.client and given.delivery.kept is not None:
             given.delivery.kept.doubt()
+
+    def _leave_to_another(self, given: _Given) -> None:
+        """Another gateway has the same batch, and noted this one first."""
+        assert given.delivery is not None
+        given.delivery.promised -= 1
+        if given.receipt is not None and given.receipt.client and given.delivery.kept is not None:
+            given.delivery.kept.fulfil(given.receipt.number)
+        given.pulled.is_settled = False
+        self._end(given)
 
     def _hand(self, given: _Given) -> bool:
         """To the member that it was promised to, or to another one where that has left and has no session that could have
