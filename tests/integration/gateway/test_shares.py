@@ -16,8 +16,9 @@ from tests.support.packet_client import PacketClient
 
 from headwater.gateway.mqtt import share_consumer
 from headwater.gateway.mqtt.share_consumer import UNUSED_S
+from headwater.gateway.mqtt.shared import ALIVE_S
 from headwater.ids import uuid7
-from headwater.protocols.mqtt import Disconnect, Properties, Publish, Will
+from headwater.protocols.mqtt import Disconnect, Properties, PubAck, Publish, Will
 from headwater.stream import subjects
 from headwater.stream.keyed import KeyedStream
 from headwater.stream.message_log import MessageLog
@@ -28,6 +29,8 @@ from headwater.stream.topology import MESSAGE_STREAM, SESSION_STREAM
 SHARE = "$share/team/a"
 KEPT: dict[str, Any] = {"session_expiry_s": 600}
 BACK: dict[str, Any] = {"clean_start": False, "session_expiry_s": 600}
+AT_ONCE_S = ALIVE_S / 2
+"""Before anybody looks again at what has waited for long."""
 
 
 @pytest.fixture
@@ -103,6 +106,23 @@ async def test_a_session_that_ends_with_its_connection_keeps_no_message(gateways
     other = await member_of(gateways, device, "other")
     mortal.vanish()
     assert (await other.take()).payload == b"1"
+
+
+@pytest.mark.parametrize("options", [{}, KEPT], ids=["passing", "kept"])
+async def test_what_waits_at_qos_2_comes_as_soon_as_its_member_has_room(
+    gateways: Two, device: Device, options: dict[str, Any]
+) -> None:
+    """Room that a message of the member's own subscription took."""
+    member = await member_of(gateways, device, "member", qos=2, receive_maximum=1, **options)
+    await member.subscribe("own", qos=1)
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    await speaker.publish("own", b"own", 1)
+    own = await member.expect(Publish)
+    await speaker.publish("a", b"shared", 2)
+    await asyncio.sleep(0.5)
+    await member.send(PubAck(own.packet_id))
+    async with asyncio.timeout(AT_ONCE_S):
+        assert (await member.take()).payload == b"shared"
 
 
 async def as_of_a_dead_gateway(client: Client, device: Device) -> StoredSession:

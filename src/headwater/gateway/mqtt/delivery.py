@@ -95,8 +95,8 @@ class Delivery:
     """
 
     __slots__ = (
-        "_finished", "_held", "_packet_id", "_queue_bytes", "_reading", "_skip", "connection", "dropped", "kept", "lagging",
-        "pending", "place", "promised", "queue", "space", "subscriptions",
+        "_finished", "_for_room", "_held", "_packet_id", "_queue_bytes", "_reading", "_skip", "connection", "dropped",
+        "kept", "lagging", "pending", "place", "promised", "queue", "space", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, connection: MQTTConnection, space: Space, kept: Keeps | None) -> None:
@@ -116,6 +116,7 @@ class Delivery:
         self._queue_bytes = 0
         self._reading: asyncio.Task[None] | None = None
         self._finished: dict[int, Finished] | None = None
+        self._for_room: set[asyncio.Event] | None = None
 
     # -- live -----------------------------------------------------------------------------------------------------------
 
@@ -262,6 +263,8 @@ class Delivery:
                 self._reading = asyncio.ensure_future(self._read_on())
         elif not queue and not self._held:
             self.queue = None
+            if self._for_room is not None:
+                self._tell_of_room(self._for_room)
 
     def _send_waiting(self, queue: deque[Waiting]) -> None:
         while queue and not self._held and self.connection.has_room and self._send(queue[0]):
@@ -385,6 +388,19 @@ class Delivery:
             finished = self._finished.pop(packet_id, None)
             if finished is not None:
                 finished()
+        if self._for_room is not None and self.queue is None:
+            self._tell_of_room(self._for_room)
+
+    def await_room(self, event: asyncio.Event) -> None:
+        """Set it, once, when nothing waits here and the client can be sent more."""
+        if self._for_room is None:
+            self._for_room = set()
+        self._for_room.add(event)
+
+    def _tell_of_room(self, events: set[asyncio.Event]) -> None:
+        self._for_room = None
+        for event in events:
+            event.set()
 
     def received(self, packet_id: int) -> None:
         """PUBREC of a kept session: PUBREL goes once that is stored."""

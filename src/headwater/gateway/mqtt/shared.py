@@ -239,7 +239,7 @@ class Group:
         while not self._is_closed:
             try:
                 if not self._may_pull:
-                    self._room.clear()
+                    self._watch_for_room()
                     await self._room.wait()
                     continue
                 if self._puller is None:
@@ -326,7 +326,7 @@ class Group:
         while wanted:
             promised = self._promise(wanted)
             if not promised:
-                self._room.clear()
+                self._watch_for_room()
                 await self._wait(pulled, self._room)
                 continue
             wanted = wanted[len(promised) :]
@@ -406,6 +406,12 @@ class Group:
         else:
             self._give(given)
         return given.is_finished or bool(self.members)
+
+    def _watch_for_room(self) -> None:
+        """A member has room again also when messages of its own are done with, which the group does not see."""
+        self._room.clear()
+        for member in self.members:
+            member.await_room(self._room)
 
     def _next_with_room(self) -> Delivery | None:
         return next((member for member in self._in_turn() if _room_of(member) > 0), None)
