@@ -105,7 +105,9 @@ def test_what_a_client_may_not_send(sent: bytes, close_code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "small", [masked(Opcode.BINARY, b""), masked(Opcode.PING, bytes(100)), masked(Opcode.BINARY, b"7 bytes")]
+    "small",
+    [masked(Opcode.BINARY, b""), masked(Opcode.PING, bytes(100)), masked(Opcode.BINARY, b"7 bytes")],
+    ids=["empty frames", "pings", "a few bytes each"],
 )
 def test_a_flood_of_frames_that_carry_nothing_ends(small: bytes) -> None:
     frames = Frames()
