@@ -49,6 +49,11 @@ def test_a_free_port_is_none_that_the_kernel_gives_away():
     assert all(1024 <= free_port() < _ephemeral_lowest() for _ in range(20))
 
 
+def test_who_asks_for_many_free_ports_gets_different_ones():
+    ports = [free_port() for _ in range(900)]  # of 16,000: without a memory some 25 would come twice
+    assert len({*ports}) == 900
+
+
 def test_one_up_at_a_time(home):
     with home.locked(), pytest.raises(HomeInUse), Home(home.path).locked():
         pass

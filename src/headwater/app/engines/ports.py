@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 import socket
+from collections import deque
 from pathlib import Path
 
 from headwater.errors import DomainError
+
+_given: deque[int] = deque(maxlen=1_000)
+"""Who asks for several wants different ones, and uses none of them before the last."""
 
 
 class PortTaken(DomainError):
@@ -26,7 +30,8 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, below those that the kernel gives to outgoing connections.
+    """A port that was free a moment ago, and is not one that was given before; below those that the kernel gives to outgoing
+    connections.
 
     A client that keeps trying to reach a server that restarts would now and then be given the server's own port, connect
     to itself, and keep the server from coming back.
@@ -34,7 +39,8 @@ def free_port() -> int:
     lowest = _ephemeral_lowest()
     while True:
         port = random.randrange(max(1024, lowest - 16_000), lowest)  # noqa: S311  # not a secret
-        if is_free(port) and is_free(port, "0.0.0.0"):  # noqa: S104  # asked, not served
+        if port not in _given and is_free(port) and is_free(port, "0.0.0.0"):  # noqa: S104  # asked, not served
+            _given.append(port)
             return port
 
 
