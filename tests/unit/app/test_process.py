@@ -30,6 +30,31 @@ def test_large_blocks_stay_apart(given: str, mapped: str) -> None:
     assert ran.stdout.strip() == mapped
 
 
+AT_THE_END = """
+import ctypes, sys
+from headwater.app.process import map_large_blocks
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+libc.free.argtypes = (ctypes.c_void_p,)
+libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, (ctypes.c_ssize_t,)
+if sys.argv[1] == "asked":
+    map_large_blocks()
+blocks = [libc.malloc(20_000) for _ in range(1_000)]
+end = libc.sbrk(0)
+for block in reversed(blocks):
+    libc.free(block)
+print(libc.sbrk(0) < end)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library's memory looks different")
+@pytest.mark.parametrize(("given", "moved"), [("nothing", "True"), ("asked", "False")])
+def test_the_end_of_the_heap_stands_still(given: str, moved: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", AT_THE_END, given], capture_output=True, text=True, check=True, timeout=30)
+    assert ran.stdout.strip() == moved
+
+
 HOLES = """
 import asyncio, ctypes, sys
 from pathlib import Path
