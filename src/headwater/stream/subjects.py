@@ -16,6 +16,7 @@ a name that somebody chose can never reach into a subject of somebody else.
     hw.retained.<tenant>.<topic>        the retained message of a topic
     hw.session.<tenant>.<client>        an MQTT session that outlives its connection; the client by a digest
     hw.share.<tenant>.<group>           whose a shared subscription is, and what it gave away at QoS 2; the group by a digest
+    hw.share.<tenant>.<group>.<span>    which batches of the log it is done with: a bit for each of so many sequences
     hw.watch                            which tenants and devices the API servers watch
     hw.watch.ask                        a gateway that has just started asks the API servers to say it again
     hw.reg.<tenant>.<noun>.<id>         something in the registry changed

@@ -15,11 +15,14 @@ from tests.support.gateways import Device, Two, eventually
 from tests.support.packet_client import PacketClient
 
 from headwater.gateway.mqtt import share_consumer
+from headwater.gateway.mqtt.sessions import RECEIPTS_SKIPPED
 from headwater.gateway.mqtt.share_consumer import UNUSED_S
+from headwater.gateway.mqtt.share_settling import MARK_S
 from headwater.gateway.mqtt.shared import ALIVE_S
 from headwater.ids import uuid7
-from headwater.protocols.mqtt import Disconnect, Properties, PubAck, Publish, Will
+from headwater.protocols.mqtt import Disconnect, Properties, PubAck, Publish, Reason, Will
 from headwater.stream import subjects
+from headwater.stream.envelope import Message, encode_messages
 from headwater.stream.keyed import KeyedStream
 from headwater.stream.message_log import MessageLog
 from headwater.stream.session_store import SessionStore, StoredSession
@@ -125,6 +128,10 @@ async def test_what_waits_at_qos_2_comes_as_soon_as_its_member_has_room(
         assert (await member.take()).payload == b"shared"
 
 
+def shares_of(client: Client, device: Device) -> ShareStore:
+    return ShareStore(KeyedStream(client, SESSION_STREAM), subjects.share(device.tenant_id, "team", "a"), 600)
+
+
 async def as_of_a_dead_gateway(client: Client, device: Device) -> StoredSession:
     """The member's session, as if the gateway that served it had died now."""
     sessions = SessionStore(client)
@@ -151,7 +158,7 @@ async def test_a_noted_message_is_its_members_when_the_gateway_dies_before_it_is
     assert stored.record.receipts == 1
     batch = (await MessageLog(client).read(device.tenant_id, 1, 10))[-1]
     assert batch.messages[0].payload == b"second"
-    shares = ShareStore(KeyedStream(client, SESSION_STREAM), subjects.share(device.tenant_id, "team", "a"), 600)
+    shares = shares_of(client, device)
     receipt = Receipt(subjects.client_key("member"), 2)
     await shares.note(batch.sequence, {0: receipt}, ())
     other = await member_of(gateways, device, "other", 1, qos=2)
@@ -166,6 +173,55 @@ async def test_a_noted_message_is_its_members_when_the_gateway_dies_before_it_is
     for number in range(10):
         await published(gateways, device, b"%d" % number, 2)
     assert {(await each.take()).payload for each in (member, other) for _ in range(5)} == {b"%d" % n for n in range(10)}
+
+
+async def test_what_a_member_of_a_dead_gateway_has_stays_its_own_when_others_are_done_with_the_rest(
+    gateways: Two, device: Device, client: Client
+) -> None:
+    member = await member_of(gateways, device, "member", qos=2, **KEPT)
+    await published(gateways, device, b"before", 2)
+    assert (await member.take()).payload == b"before"
+    await member.bye()
+    await as_of_a_dead_gateway(client, device)
+    batch = encode_messages([Message("a", b"its", qos=2), Message("a", b"anybody's", qos=2)])
+    sequence = (await client.jetstream().publish(subjects.message(device.tenant_id), batch)).seq
+    await shares_of(client, device).note(sequence, {0: Receipt(subjects.client_key("member"), 2)}, ())
+    other = await member_of(gateways, device, "other", 1, qos=2)
+    for payload in (b"anybody's", b"1", b"2"):  # what is done with is forgotten as others are given something
+        if payload != b"anybody's":
+            await published(gateways, device, payload, 2)
+        assert (await other.take()).payload == payload
+        await asyncio.sleep(3 * MARK_S)
+    member = await PacketClient.open(gateways[0], device, "member", **BACK)
+    assert (await member.take()).payload == b"its"
+
+
+async def test_a_gateway_that_was_taken_for_dead_gives_a_groups_message_to_somebody_else(
+    gateways: Two, device: Device, client: Client
+) -> None:
+    """It finds out when it wants to note whom it gives the message."""
+    member = await member_of(gateways, device, "member", qos=2, **KEPT)
+    await shares_of(client, device).take_over(subjects.client_key("member"), RECEIPTS_SKIPPED)
+    await published(gateways, device, b"1", 2)
+    assert (await member.expect(Disconnect)).reason == Reason.SESSION_TAKEN_OVER
+    other = await member_of(gateways, device, "other", 1, qos=2)
+    assert (await other.take()).payload == b"1"
+    await other.bye()
+    member = await PacketClient.open(gateways[1], device, "member", **BACK)
+    await published(gateways, device, b"2", 2)
+    assert (await member.take()).payload == b"2"
+
+
+async def test_a_new_session_is_given_messages_although_an_older_one_was_taken_over(
+    gateways: Two, device: Device, client: Client
+) -> None:
+    member = await member_of(gateways, device, "member", qos=2, **KEPT)
+    await shares_of(client, device).take_over(subjects.client_key("member"), RECEIPTS_SKIPPED)
+    await member.bye()
+    member = await member_of(gateways, device, "member", 1, qos=2, **KEPT)
+    assert not member.connack.session_present
+    await published(gateways, device, b"1", 2)
+    assert (await member.take()).payload == b"1"
 
 
 async def test_a_batch_that_nats_forgot_was_done_with_is_given_to_nobody_again(

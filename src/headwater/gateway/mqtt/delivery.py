@@ -77,14 +77,20 @@ class Keeps(Protocol):
     def changed(self) -> None:
         """Store it in time."""
 
+    def number_from(self, newest: int) -> None:
+        """Receipts have numbers above this one from now on."""
+
     def promise(self) -> int:
         """The number of a receipt that is about to be written."""
 
     def fulfil(self, number: int) -> None:
         """It is written, and its message is pending."""
 
-    def doubt(self) -> None:
+    def doubt(self, error: DomainError) -> None:
         """Nobody knows whether it is written."""
+
+    def unpromise(self, number: int) -> None:
+        """It is not written: the session is with another gateway now."""
 
 
 class Delivery:

@@ -100,6 +100,10 @@ class KeptSession:
 
     # -- its shares at QoS 2 --------------------------------------------------------------------------------------------
 
+    def number_from(self, newest: int) -> None:
+        """A session before this one may have had receipts up to this number."""
+        self._receipt = max(self._receipt, newest)
+
     def promise(self) -> int:
         """The number of a receipt that is about to be written: the end of the session waits for that."""
         self._receipt += 1
@@ -113,9 +117,16 @@ class KeptSession:
         self._receipts_above.add(number)
         self._finish(1)
 
-    def doubt(self) -> None:
-        """It is not known whether it is written: the next gateway has to look."""
+    def doubt(self, error: DomainError) -> None:
+        """It is not known whether it is written: the connection ends, and the next gateway looks."""
         self._finish(1)
+        self._close_unstored(error)
+
+    def unpromise(self, number: int) -> None:
+        """It is not written: another gateway has taken the session over."""
+        self._promised.discard(number)
+        self._finish(1)
+        self._lose()
 
     # -- while it is served ---------------------------------------------------------------------------------------------
 
@@ -149,14 +160,22 @@ class KeptSession:
                 self._gather()
                 self.revision = await self._store.save(self.record, self.revision)
         except Overtaken:
-            self._is_lost = True
-            self.connection.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
+            self._lose()
             return False
         except DomainError as error:
-            log.warning("session_not_stored", client_id=self.record.client_id[:100], error=repr(error))
-            self.connection.close(reasons.disconnect_of(error), error.detail, Ended.NOT_STORED)
+            self._close_unstored(error)
             return False
         return True
+
+    def _lose(self) -> None:
+        self._is_lost = True
+        if self.connection.alive:
+            self.connection.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
+
+    def _close_unstored(self, error: DomainError) -> None:
+        log.warning("session_not_stored", client_id=self.record.client_id[:100], error=repr(error))
+        if self.connection.alive:
+            self.connection.close(reasons.disconnect_of(error), error.detail, Ended.NOT_STORED)
 
     def _gather(self) -> None:
         record, delivery = self.record, self.delivery

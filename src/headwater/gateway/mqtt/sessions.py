@@ -51,6 +51,8 @@ RELEASE_S = 5.0
 """A gateway that lives writes one record in that time, however busy it is."""
 SETTLED_S = 0.25
 """After a gateway has died: what it had sent to the log before is in the log by then."""
+RECEIPTS_SKIPPED = 1 << 20
+"""Numbers that a gateway which was taken for dead may have given to receipts since it wrote the session."""
 ATTEMPTS = 5
 """Two gateways that both open one session overtake each other once or twice."""
 SCAN_BATCHES = 64
@@ -191,17 +193,16 @@ class Sessions:
     async def _learn_given(self, tenant_id: UUID, record: SessionRecord) -> None:
         """Messages of shared subscriptions that are nobody else's, and were not sent."""
         client = subjects.client_key(record.client_id)
-        newest = max((record.receipts, *record.receipts_above))
+        above = max((record.receipts, *record.receipts_above)) + RECEIPTS_SKIPPED
         for subscription in record.subscriptions:
             share = parse_share(subscription.topic_filter)
             if share is None:
                 continue
-            written = await ShareStore(self._shares, subjects.share(tenant_id, *share), EXPIRY_S_MAX).read()
-            for (sequence, index), number in written.receipts_of(client):
-                newest = max(newest, number)
+            store = ShareStore(self._shares, subjects.share(tenant_id, *share), EXPIRY_S_MAX)
+            for place, number in await store.take_over(client, above):
                 if number > record.receipts and number not in record.receipts_above:
-                    await self._add_pending(tenant_id, record, subscription, (sequence, index))
-        record.receipts, record.receipts_above = newest, []
+                    await self._add_pending(tenant_id, record, subscription, place)
+        record.receipts, record.receipts_above = above, []
 
     async def _add_pending(
         self, tenant_id: UUID, record: SessionRecord, subscription: StoredSubscription, place: Place

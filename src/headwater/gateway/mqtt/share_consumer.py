@@ -72,6 +72,14 @@ class ShareConsumer:
         except DomainError as error:  # it ends by itself
             log.info("share_not_ended", error=repr(error))
 
+    async def floor(self) -> int:
+        """Batches up to this sequence are done with. Raises Unavailable."""
+        try:
+            info = await self._jetstream.consumer_info(MESSAGE_STREAM, self.name)
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise Unavailable("the shared subscription cannot be looked at now") from error
+        return info.ack_floor.stream_seq if info.ack_floor is not None else 0
+
     async def _ensure(self) -> None:
         config = ConsumerConfig(
             durable_name=self.name,
@@ -89,7 +97,7 @@ class ShareConsumer:
 
     async def _dismiss_the_gone(self) -> bool:
         """Sessions expire, and clean starts discard them, without a word to their groups. True = there were some."""
-        sessions = self._store.record.sessions
+        sessions = list(self._store.record.sessions)
         waiting = await asyncio.gather(*map(self._waits, sessions))
         gone = [session for session, waits in zip(sessions, waiting, strict=True) if not waits]
         await self._store.dismiss(gone)

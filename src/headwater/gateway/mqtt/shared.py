@@ -28,6 +28,7 @@ from headwater.gateway.mqtt.delivery import NOTHING, QUEUE_MAX, Delivery, Waitin
 from headwater.gateway.mqtt.messages import deliverable_of
 from headwater.gateway.mqtt.sessions import EXPIRY_S_MAX
 from headwater.gateway.mqtt.share_consumer import ShareConsumer
+from headwater.gateway.mqtt.share_settling import Settling
 from headwater.protocols.mqtt.topics import Share
 from headwater.protocols.mqtt.topics import match as topic_matches
 from headwater.stream import subjects
@@ -35,7 +36,7 @@ from headwater.stream.envelope import Message, decode_messages
 from headwater.stream.keyed import KeyedStream
 from headwater.stream.message_log import Place
 from headwater.stream.session_store import SessionStore, StoredSubscription
-from headwater.stream.share_store import Receipt, ShareStore
+from headwater.stream.share_store import Noted, Receipt, ShareStore
 from headwater.stream.topology import MESSAGE_STREAM, SESSION_STREAM
 
 log = structlog.get_logger(__name__)
@@ -45,13 +46,15 @@ ALIVE_S = 10.0
 PULLED_MAX = 8
 """Batches of one group on one gateway at once."""
 PULL_S = 5.0
+CLOSE_S = 5.0
+"""For the marks of a group that closes. What is not marked is known by its receipts."""
 
 
 class _Pulled:
     """One batch: how many of its messages are not done with.
 
     is_noted    there are receipts for some of them
-    is_settled  nobody needs those once the batch is acknowledged
+    is_settled  nobody needs those once the batch is marked
     """
 
     def __init__(self, stored: Msg) -> None:
@@ -112,9 +115,8 @@ class Group:
         self._working: set[asyncio.Task[None]] = set()
         self._open: set[_Pulled] = set()
         self._fleeting: Any = None
-        self._handing: set[asyncio.Task[None]] = set()
-        self._settled: list[int] = []
-        """batches whose receipts go with the next that are written"""
+        self._handing: set[asyncio.Task[list[_Given]]] = set()
+        self._settling = Settling(self._store, self.consumer)
         self._is_closed = False
 
     # -- members --------------------------------------------------------------------------------------------------------
@@ -134,6 +136,8 @@ class Group:
             self._pulling = asyncio.ensure_future(self._pull())
 
     def join(self, delivery: Delivery, subscription: StoredSubscription) -> None:
+        if delivery.outlives and delivery.kept is not None:
+            delivery.kept.number_from(self._store.record.newest_of(delivery.connection.client_key))
         self.members[delivery] = subscription
         self._room.set()
 
@@ -170,7 +174,9 @@ class Group:
             await self._take_request_back()
             if self._fleeting is not None:
                 await self._fleeting.unsubscribe()
-        except (nats.errors.Error, TimeoutError, OSError) as error:  # it ends by itself
+            async with asyncio.timeout(CLOSE_S):
+                await self._settling.finish()
+        except (nats.errors.Error, TimeoutError, OSError, DomainError) as error:  # it ends by itself
             log.info("share_not_closed", error=repr(error))
 
     async def _take_request_back(self) -> None:
@@ -299,19 +305,19 @@ class Group:
 
     async def _without_taken(self, pulled: _Pulled, wanted: list[_Given]) -> list[_Given]:
         """Whether it says so or not, a batch may have been with another gateway before."""
-        record = await self._store.read()
-        if pulled.sequence in record.settled or pulled.sequence in self._settled:
+        taken = await self._store.taken(pulled.sequence)
+        if taken is None:
             return []
-        taken = record.given.get(pulled.sequence, {})
+        if taken:  # by members whose gateway may be dead: they learn of it from the receipts
+            pulled.is_noted, pulled.is_settled = True, False
         return [given for given in wanted if given.index not in taken]
 
     async def _acknowledge(self, pulled: _Pulled) -> None:
         if not pulled.is_noted:
             await pulled.stored.ack()
             return
-        await pulled.stored.ack_sync(timeout=ALIVE_S)  # only then it does not come again, and its receipts may go
-        if pulled.is_settled:
-            self._settled.append(pulled.sequence)
+        await pulled.stored.ack_sync(timeout=ALIVE_S)
+        self._settling.add(pulled.sequence, needs_receipts=not pulled.is_settled)
 
     async def _wait(self, pulled: _Pulled, event: asyncio.Event) -> None:
         try:
@@ -333,7 +339,7 @@ class Group:
             handing = asyncio.ensure_future(self._hand_over(pulled, promised))
             self._handing.add(handing)
             handing.add_done_callback(self._handing.discard)
-            await asyncio.shield(handing)  # once begun it is finished, whether the group closes or not
+            wanted = [*await asyncio.shield(handing), *wanted]  # once begun it is finished, whether the group closes or not
 
     def _promise(self, wanted: list[_Given]) -> list[_Given]:
         """Find a member for each, as far as there is room."""
@@ -351,31 +357,50 @@ class Group:
             promised.append(given)
         return promised
 
-    async def _hand_over(self, pulled: _Pulled, promised: list[_Given]) -> None:
+    async def _hand_over(self, pulled: _Pulled, promised: list[_Given]) -> list[_Given]:
+        """Returns what has to be promised to others."""
         receipts = {given.index: given.receipt for given in promised if given.receipt is not None}
+        refused: list[_Given] = []
         if receipts:
-            settled, self._settled = self._settled, []
-            pulled.is_noted = True
-            try:
-                ours = await self._store.note(pulled.sequence, receipts, settled)
-            except DomainError:
-                self._settled += settled
-                for given in promised:
-                    self._withdraw(given)
-                raise
-            for given in [each for each in promised if each.index in receipts and each.index not in ours]:
-                self._leave_to_another(given)
+            noted = await self._note(pulled, promised, receipts)
+            for given in [each for each in promised if each.index in receipts and each.index not in noted.ours]:
                 promised.remove(given)
+                if given.index in noted.refused:
+                    self._refuse(given)
+                    refused.append(given)
+                else:
+                    self._leave_to_another(given)
         unwanted = [given.index for given in promised if not self._hand(given)]
         if unwanted:
             await self._store.take_back(pulled.sequence, unwanted)
         self._flush()
+        return refused
 
-    def _withdraw(self, given: _Given) -> None:
+    async def _note(self, pulled: _Pulled, promised: list[_Given], receipts: dict[int, Receipt]) -> Noted:
+        settled, self._settling.forgettable = self._settling.forgettable, []
+        pulled.is_noted = True
+        try:
+            return await self._store.note(pulled.sequence, receipts, settled)
+        except DomainError as error:
+            self._settling.forgettable += settled
+            for given in promised:
+                self._doubt(given, error)
+            raise
+
+    def _doubt(self, given: _Given, error: DomainError) -> None:
         assert given.delivery is not None
         given.delivery.promised -= 1
         if given.receipt is not None and given.receipt.client and given.delivery.kept is not None:
-            given.delivery.kept.doubt()
+            given.delivery.kept.doubt(error)
+
+    def _refuse(self, given: _Given) -> None:
+        """This gateway was taken for dead, and another one has the member."""
+        assert given.delivery is not None
+        assert given.delivery.kept is not None
+        assert given.receipt is not None
+        given.delivery.promised -= 1
+        given.delivery.kept.unpromise(given.receipt.number)
+        given.receipt = None
 
     def _leave_to_another(self, given: _Given) -> None:
         """Another gateway has the same batch, and noted this one first."""
