@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import structlog
 from nats.aio.client import Client
@@ -18,7 +19,16 @@ PENDING_BYTES_MAX = 64 << 20
 
 class NATSConnection(Client):
     """Survives a flush that nobody waits for any more: the PONG that comes after all would end nats-py's reading loop
-    (asyncio.InvalidStateError), and nothing more would be heard until the connection is found stale, some 20 s later."""
+    (asyncio.InvalidStateError), and nothing more would be heard until the connection is found stale, some 20 s later.
+
+    back_at  until when NATS was away last, by the loop's clock; infinite while it is
+    """
+
+    back_at = -math.inf
+
+    @property
+    def back_for_s(self) -> float:
+        return asyncio.get_running_loop().time() - self.back_at
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
@@ -26,7 +36,7 @@ class NATSConnection(Client):
         await super()._process_pong()
 
 
-async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = False) -> Client:
+async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = False) -> NATSConnection:
     """no_echo: what this connection publishes does not come back to its own subscriptions."""
     require(settings.url, "NATS_URL")
 
@@ -34,9 +44,11 @@ async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = Fal
         log.warning("nats_error", error=repr(error))
 
     async def disconnected() -> None:
+        connection.back_at = math.inf
         log.warning("nats_disconnected")
 
     async def reconnected() -> None:
+        connection.back_at = asyncio.get_running_loop().time()
         log.info("nats_reconnected")
 
     connection = NATSConnection()

@@ -94,7 +94,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         ingest = create_ingest_app(authentication, uplink, clock, profiles, meters, timeline=timeline)
         message_log, retained = MessageLog(nats), RetainedStore(nats)
         router = Router(nats, carrier, publisher, message_log=message_log, retained=retained, uplink=uplink)
-        sessions = Sessions(nats, gateway_id, message_log, retained)
+        sessions = Sessions(nats, gateway_id, message_log, retained, lambda: nats.back_for_s)
         roster, directory = Roster(nats, gateway_id), ClientDirectory(nats, gateway_id)
         loop = asyncio.get_running_loop()
         door = Door(door_rules(settings.gateway), loop.time)

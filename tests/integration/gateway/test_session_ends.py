@@ -7,10 +7,12 @@ import asyncio
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from tests.support.engines import DatabaseURLs
 from tests.support.gateways import OPEN, Device, Two, add_device, eventually
 from tests.support.packet_client import PacketClient
 
+from headwater.gateway.mqtt.sessions import ABSENT_S
 from headwater.ids import uuid7
 from headwater.protocols.mqtt import (
     ConnAck,
@@ -102,6 +104,38 @@ async def test_a_publisher_is_known_to_repeat_itself_where_its_session_was_not_w
         await speaker.send(Publish("a", b"once", 2, dup=True, packet_id=7))
         assert (await speaker.expect(PubRec)).packet_id == 7
         await speaker.bye()
+    assert await listener.silent()
+    await connection.close()
+
+
+async def test_a_gateway_that_is_on_its_way_back_to_nats_is_not_taken_for_dead(
+    gateways: Two, device: Device, nats_url: str
+) -> None:
+    """What it still writes counts: here, that the client has finished with a message."""
+    listener = await PacketClient.open(gateways[0], device, "listener", session_expiry_s=600)
+    await listener.subscribe("a", qos=2)
+    speaker = await PacketClient.open(gateways[0], device, "speaker")
+    await speaker.publish("a", b"once", 1)
+    await listener.expect(Publish)
+    connection = await nats.connect(nats_url)
+    store, owner = SessionStore(connection), uuid7()
+    stored = await store.find(device.tenant_id, "listener")
+    assert stored.record is not None
+    stored.record.owner, stored.record.pending = owner.bytes, []
+    await store.save(stored.record, stored.revision)
+
+    async def let_go(message: Msg) -> None:
+        now = await store.find(device.tenant_id, "listener")
+        assert now.record is not None
+        now.record.connected, now.record.sequence = False, 2
+        await store.save(now.record, now.revision)
+        await message.respond(b"")
+
+    coming = asyncio.create_task(PacketClient.open(gateways[1], device, "listener", clean_start=False, session_expiry_s=600))
+    await asyncio.sleep(0.6 * ABSENT_S)
+    await connection.subscribe(subjects.release(owner), cb=let_go)
+    listener = await coming
+    assert listener.connack.session_present
     assert await listener.silent()
     await connection.close()
 

@@ -49,6 +49,11 @@ EXPIRY_S_MAX = 30 * 86_400
 """A session that nobody has used for a month goes; a client that asks for more is told."""
 RELEASE_S = 5.0
 """A gateway that lives writes one record in that time, however busy it is."""
+ABSENT_S = 0.5
+"""A gateway that loses its server of a cluster is at the next one in that time."""
+GATHERED_S = 5.0
+"""After NATS was away: all gateways that live have reached it again."""
+ASK_AGAIN_S = 0.1
 SETTLED_S = 0.25
 """After a gateway has died: what it had sent to the log before is in the log by then."""
 RECEIPTS_SKIPPED = 1 << 20
@@ -94,10 +99,16 @@ class _Comer:
 
 
 class Sessions:
-    """end_local  ends this gateway's connection of a client (tenant, client id, heir), and waits for it"""
+    """back_for_s  how long ago NATS was away from this gateway
+    end_local   ends this gateway's connection of a client (tenant, client id, heir), and waits for it
+    """
 
-    def __init__(self, nats_client: Client, gateway_id: UUID, message_log: MessageLog, retained: RetainedStore) -> None:
+    def __init__(
+        self, nats_client: Client, gateway_id: UUID, message_log: MessageLog, retained: RetainedStore,
+        back_for_s: Callable[[], float],
+    ) -> None:  # fmt: skip
         self._nats = nats_client
+        self._back_for_s = back_for_s
         self._gateway_id = gateway_id
         self._log = message_log
         self._retained = retained
@@ -239,13 +250,28 @@ class Sessions:
             return True
         request = msgspec.msgpack.encode((record.tenant, record.client_id, heir.bytes if heir is not None else b""))
         try:
-            await self._nats.request(subjects.release(owner), request, timeout=RELEASE_S)
+            await self._ask(subjects.release(owner), request)
         except (nats.errors.NoRespondersError, TimeoutError, nats.errors.TimeoutError):
             log.info("session_taken_from_the_dead", gateway=owner.hex)
             return False
         except (nats.errors.Error, OSError) as error:
             raise Unavailable("the session cannot be moved now; try again") from error
         return True
+
+    async def _ask(self, subject: str, request: bytes) -> None:
+        """That nobody answers means little while gateways find their way back to NATS: one that lives may still have to send
+        what its clients published. Raises NATS's errors, TimeoutError."""
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + ABSENT_S
+        while True:
+            try:
+                await self._nats.request(subject, request, timeout=RELEASE_S)
+            except nats.errors.NoRespondersError:
+                if clock() > give_up and self._back_for_s() > GATHERED_S:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                return
 
     async def listen(self) -> None:
         async def released(message: Any) -> None:
