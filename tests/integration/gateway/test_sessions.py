@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from typing import Any
 
 import asyncpg
 import nats
@@ -27,6 +29,7 @@ from headwater.protocols.mqtt import (
     Will,
 )
 from headwater.stream import keyed, subjects
+from headwater.stream.message_log import LoggedBatch, MessageLog
 from headwater.stream.retained_store import RetainedStore
 from headwater.stream.topology import MESSAGE_STREAM, Topology, ensure
 
@@ -243,6 +246,35 @@ async def test_a_slow_subscriber_reads_on_from_the_log(gateways: Two, device: De
             for _ in range(200):
                 await speaker.expect(PubAck)
     assert [int((await listener.take()).payload) for _ in range(3_000)] == list(range(3_000))
+
+
+async def test_a_connection_that_ends_as_the_log_answers_has_not_had_the_answer(
+    gateways: Two, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`asyncio.wait_for` forgets a cancellation that comes at the same moment as what it waits for."""
+    listener = await PacketClient.open(gateways[0], device, "listener", session_expiry_s=600)
+    await listener.subscribe("a", qos=1)
+    await listener.bye()
+    speaker = await PacketClient.open(gateways[1], device, "speaker")
+    for number in range(5):
+        await speaker.publish("a", b"%d" % number, 1)
+    reading, read = asyncio.Event(), MessageLog.read
+
+    async def read_and_forget(*args: Any, **options: Any) -> list[LoggedBatch]:
+        found = await read(*args, **options)
+        if not reading.is_set():
+            reading.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(10)
+        return found
+
+    monkeypatch.setattr(MessageLog, "read", read_and_forget)
+    listener = await PacketClient.open(gateways[0], device, "listener", clean_start=False, session_expiry_s=600)
+    await reading.wait()
+    await listener.send(Publish("b", b"", 2, packet_id=1))  # whose end the end of the session waits for
+    await listener.bye()
+    listener = await PacketClient.open(gateways[1], device, "listener", clean_start=False, session_expiry_s=600)
+    assert [(await listener.take()).payload for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_a_narrower_profile_ends_what_it_no_longer_allows(

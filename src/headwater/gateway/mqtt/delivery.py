@@ -435,6 +435,8 @@ class Delivery:
                     log.warning("log_not_read", error=repr(error))
                     await asyncio.sleep(READ_AGAIN_S)
                     continue
+                if not self.connection.alive:  # and this is cancelled, which wait_for forgets when the answer comes as well
+                    break
                 for batch in batches:
                     if not self._take(batch.sequence, batch.messages):
                         break
