@@ -269,11 +269,9 @@ class Router:
     async def _resume(self, connection: MQTTConnection, opened: Opened) -> None:
         record = opened.kept.record if opened.kept is not None else None
         assert record is not None
-        delivery = await self._delivery_of(connection)
         place = (record.sequence, record.index)
-        if place > delivery.space.place and record.sequence > (last := await self._log.last()) + 1:
-            log.warning("log_made_anew", client_id=record.client_id[:100], place=place, last=last)
-            place = (last + 1, 0)  # of an earlier log: waiting for it, the client would miss what comes until then
+        delivery = await self._delivery_of(connection)
+        # At once, all of it: the record may be written at any moment from now on.
         delivery.begin_again(opened.pending, place)
         for subscription in opened.subscriptions:
             if not may_subscribe(connection.granted, _filter_of(subscription.topic_filter)):
@@ -283,6 +281,9 @@ class Router:
             else:
                 delivery.subscriptions[subscription.topic_filter] = subscription
                 delivery.space.subscribers.insert(delivery, subscription)
+        if place > delivery.space.place and record.sequence > (last := await self._log.last()) + 1:
+            log.warning("log_made_anew", client_id=record.client_id[:100], place=place, last=last)
+            delivery.place = (last + 1, 0)  # of an earlier log: waiting for it, the client would miss what comes until then
         for topic_filter, subscription in connection.shared.items():
             share = parse_share(topic_filter)
             assert share is not None
