@@ -5,7 +5,6 @@ When two publish to one topic at the same moment through two gateways, the one t
 
 from __future__ import annotations
 
-import asyncio
 import time
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from headwater.stream import subjects
 from headwater.stream.envelope import Message, decode_message, encode_message
 from headwater.stream.keyed import KeyedStream
 from headwater.stream.topology import RETAINED_STREAM
+from headwater.turns import Turns
 
 RETRY_AFTER_S = 60
 
@@ -23,7 +23,7 @@ RETRY_AFTER_S = 60
 class RetainedStore:
     def __init__(self, client: Client) -> None:
         self._stream = KeyedStream(client, RETAINED_STREAM)
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns = Turns[str]()
         """of topics that are being written: for some the count is asked first, and what follows must not overtake them"""
 
     async def keep(self, tenant_id: UUID, message: Message, count_max: int | None = None) -> None:
@@ -33,13 +33,8 @@ class RetainedStore:
         Raises     QuotaExceeded, StreamFull, StreamUnavailable, ReadFailed
         """
         subject = subjects.retained(tenant_id, message.topic)
-        turn = self._turns.setdefault(subject, asyncio.Lock())
-        try:
-            async with turn:
-                await self._keep(tenant_id, subject, message, count_max)
-        finally:
-            if not turn.locked() and self._turns.get(subject) is turn:
-                del self._turns[subject]
+        async with self._turns.take(subject):
+            await self._keep(tenant_id, subject, message, count_max)
 
     async def _keep(self, tenant_id: UUID, subject: str, message: Message, count_max: int | None) -> None:
         if not message.payload:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -46,6 +45,7 @@ from headwater.ingest.profile_compiled import CompiledProfiles
 from headwater.protocols.mqtt.packets import Auth, Connect, Will
 from headwater.stream import subjects
 from headwater.stream.session_store import StoredWill
+from headwater.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +98,8 @@ class Admission:
         self._by_client: dict[ClientKey, MQTTConnection] = {}
         self._by_device: dict[UUID, dict[MQTTConnection, None]] = {}
         """in the order of their epochs: most have one, and the anonymous device every connection there is"""
-        self._entering: dict[ClientKey, asyncio.Lock] = {}
+        self._entering = Turns[ClientKey]()
+        """connections of one client come in one after another"""
         self._endings: dict[ClientKey, asyncio.Task[None]] = {}
         self._epoch = 0
         self.refused_total = 0
@@ -136,7 +137,7 @@ class Admission:
             if meter.connections > principal.quotas.connections_max:
                 raise QuotaExceeded("the tenant has no connections left", retry_after_s=60)
             client_id = connect.client_id or uuid7().hex
-            async with self._alone(_key(principal.tenant_id, client_id)):
+            async with self._entering.take(_key(principal.tenant_id, client_id)):
                 await self._begin_session(connection, connect, client_id, principal, last_word)
         finally:
             if connection.principal is None:
@@ -181,17 +182,6 @@ class Admission:
         if will is None:
             return None
         return stored_will(will, connection.client_key, principal, self._profiles.get(principal.profile))
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, key: ClientKey) -> AsyncIterator[None]:
-        """Connections of one client come in one after another."""
-        lock = self._entering.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked() and self._entering.get(key) is lock:
-                del self._entering[key]
 
     def _refuse(self, connection: MQTTConnection, error: BaseException) -> None:
         self.refused_total += 1
