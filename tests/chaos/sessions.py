@@ -38,8 +38,6 @@ from headwater.testing.load import Credentials
 WINDOW = 10
 EXPIRY_S = 3_600
 KEEP_ALIVE_S = 10
-ANSWER_S = 15.0
-"""A connection on which nothing comes for so long, although a ping was sent, is given up."""
 AGAIN_S = (0.02, 0.3)
 
 
@@ -49,11 +47,15 @@ class SessionLost(Exception):
 
 @dataclass
 class Client(ABC):
-    """One that connects until it is stopped. Children say what to do with a connection."""
+    """One that connects until it is stopped. Children say what to do with a connection.
+
+    patience_s  a connection on which nothing comes for so long, although a ping was sent, is given up
+    """
 
     name: str
     port: int
     credentials: Credentials
+    patience_s: float = 15.0
     connections: int = 0
     _writer: asyncio.StreamWriter | None = None
     _stopped: bool = False
@@ -89,7 +91,7 @@ class Client(ABC):
             self.connected()
             pinged = 0.0
             while True:
-                if time.monotonic() - pinged > KEEP_ALIVE_S / 2:
+                if time.monotonic() - pinged > self.patience_s / 3:
                     pinged = time.monotonic()
                     self.send(PingReq())
                 packet = await self._next(reader, packets, waiting)
@@ -100,7 +102,7 @@ class Client(ABC):
 
     async def _next(self, reader: asyncio.StreamReader, packets: PacketReader, waiting: deque[Packet]) -> Packet:
         while not waiting:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self.patience_s):
                 data = await reader.read(65_536)
             if not data:
                 raise EOFError

@@ -8,8 +8,11 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,24 +33,38 @@ MEMBERS = 3
 """Of a shared subscription to everything, at QoS 2."""
 PAUSE_S = (1.0, 8.0)
 """Between two kills: sometimes two of the three gateways are away."""
+FROZEN_S = (6.0, 12.0)
+"""Longer than gateways wait for each other."""
+PATIENCE_S = 15.0
+FROZEN_PATIENCE_S = 2.0
+"""Of clients: much shorter than a gateway stands still."""
 GATEWAYS = ("gateway-0", "gateway-1", "gateway-2")
 DEFINITION = {"publish": ["#"], "subscribe": ["#"]}
 SETTLE_S = 60.0
+
+Strike = Callable[[Installation, random.Random], Coroutine[Any, Any, None]]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 400)
 async def test_sessions_outlive_their_gateways(directory: Path) -> None:
-    await _survives(directory, GATEWAYS, SECONDS)
+    await _survives(directory, partial(_kill, GATEWAYS), SECONDS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_sessions_outlive_nats_and_the_registry_as_well(directory: Path) -> None:
-    await _survives(directory, (*GATEWAYS, "nats", "nats", "postgres"), SECONDS / 4)
+    await _survives(directory, partial(_kill, (*GATEWAYS, "nats", "nats", "postgres")), SECONDS / 4)
 
 
-async def _survives(directory: Path, victims: Sequence[str], seconds: float) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_sessions_outlive_gateways_that_stand_still(directory: Path) -> None:
+    """For long enough that others take them for dead; and then they go on."""
+    await _survives(directory, _freeze, SECONDS / 4, patience_s=FROZEN_PATIENCE_S)
+
+
+async def _survives(directory: Path, strike: Strike, seconds: float, *, patience_s: float = PATIENCE_S) -> None:
     with installation(directory, "--gateways", str(len(GATEWAYS))) as up:
         ready = await asyncio.to_thread(up.up)
         credentials = list(
@@ -56,15 +73,17 @@ async def _survives(directory: Path, victims: Sequence[str], seconds: float) -> 
             ).values()
         )
         try:
-            await _go_through(up, credentials, victims, seconds)
+            await _go_through(up, credentials, strike, seconds, patience_s)
         except BaseException as error:
             error.add_note(f"CHAOS_SEED={SEED}")
             error.add_note(what_they_said(up.home / "logs"))
             raise
 
 
-async def _go_through(up: Installation, credentials: list[Credentials], victims: Sequence[str], seconds: float) -> None:
-    port, chance = up.ports["mqtt"], random.Random(SEED)
+async def _go_through(
+    up: Installation, credentials: list[Credentials], strike: Strike, seconds: float, patience_s: float
+) -> None:
+    port = up.ports["mqtt"]
     publishers, subscribers = [], []
     for number in range(PAIRS):
         qos = 2 if number < EXACTLY_ONCE else 1
@@ -74,14 +93,16 @@ async def _go_through(up: Installation, credentials: list[Credentials], victims:
     share = "$share/team/c/#"
     members = [Subscriber(f"m{n}", port, credentials.pop(), topic_filter=share, qos=2) for n in range(MEMBERS)]
     listeners = [*subscribers, everything, *members]
+    for client in (*publishers, *listeners):
+        client.patience_s = patience_s
     tasks = [asyncio.create_task(client.run()) for client in (*publishers, *listeners)]
     try:
         async with asyncio.timeout(BACK_S):
             for listener in listeners:
                 await listener.subscribed.wait()
-        killing = asyncio.create_task(_kill(up, victims, chance))
+        striking = asyncio.create_task(strike(up, random.Random(SEED)))
         await _publish(publishers, seconds)
-        killing.cancel()
+        striking.cancel()
         assert not [task.exception() for task in tasks if task.done()]
         await until(
             lambda: all(p.is_done for p in publishers), SETTLE_S, lambda: [p.sent - len(p.acknowledged) for p in publishers]
@@ -94,7 +115,8 @@ async def _go_through(up: Installation, credentials: list[Credentials], victims:
             ),
             SETTLE_S,
             lambda: [
-                (p.name, p.sent, len(set(s.got.get(p.name, ())))) for s, p in zip(subscribers, publishers, strict=True)
+                (p.name, p.sent, *(sorted(set(range(p.sent)) - set(one.got.get(p.name, ()))) for one in (s, everything)))
+                for s, p in zip(subscribers, publishers, strict=True)
             ],
         )
         await until(
@@ -115,12 +137,26 @@ async def _go_through(up: Installation, credentials: list[Credentials], victims:
     assert expected > 0.3 * RATE * seconds, "they were away for most of the time"
 
 
-async def _kill(up: Installation, victims: Sequence[str], chance: random.Random) -> None:
+async def _kill(victims: Sequence[str], up: Installation, chance: random.Random) -> None:
     while True:
         await asyncio.sleep(chance.uniform(*PAUSE_S))
         pid = up.children()[chance.choice(victims)]["pid"]
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
+
+
+async def _freeze(up: Installation, chance: random.Random) -> None:
+    while True:
+        await asyncio.sleep(chance.uniform(*PAUSE_S))
+        pid = up.children()[chance.choice(GATEWAYS)]["pid"]
+        if pid is None:
+            continue
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(chance.uniform(*FROZEN_S))
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 async def _publish(publishers: list[Publisher], seconds: float) -> None:

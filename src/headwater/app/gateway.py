@@ -32,6 +32,7 @@ from headwater.gateway.mqtt.happenings import Happenings, ToldRefusals
 from headwater.gateway.mqtt.listener import MQTTListener
 from headwater.gateway.mqtt.router import Router
 from headwater.gateway.mqtt.sessions import Sessions
+from headwater.gateway.mqtt.standstill import OwnMessages, Standstill
 from headwater.gateway.mqtt.visitor import LoggedRefusals
 from headwater.gateway.presence import Attendance, Presence
 from headwater.gateway.roster import Roster
@@ -93,8 +94,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(timeline.close)
         ingest = create_ingest_app(authentication, uplink, clock, profiles, meters, timeline=timeline)
         message_log, retained = MessageLog(nats), RetainedStore(nats)
-        router = Router(nats, carrier, publisher, message_log=message_log, retained=retained, uplink=uplink)
         sessions = Sessions(nats, gateway_id, message_log, retained, lambda: nats.back_for_s)
+        standstill = Standstill(sessions)
+        own = OwnMessages(publisher, standstill)
+        router = Router(nats, carrier, own, message_log=message_log, retained=retained, uplink=uplink)
         roster, directory = Roster(nats, gateway_id), ClientDirectory(nats, gateway_id)
         loop = asyncio.get_running_loop()
         door = Door(door_rules(settings.gateway), loop.time)
@@ -138,8 +141,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(roster.close)
         figuring = router.figures.serve(gateway_id, admission.counts, router.watched, router.hand_out_here)
         for upkeep in (
-            admission.recheck_for_ever(), sessions.write_for_ever(), router.watch_connection(), figuring,
-            roster.say_for_ever(), directory.refresh_for_ever(), give_memory_back_for_ever(lambda: listener.handshakes),
+            admission.recheck_for_ever(), sessions.write_for_ever(), standstill.watch_for_ever(),
+            router.watch_connection(), figuring, roster.say_for_ever(), directory.refresh_for_ever(),
+            give_memory_back_for_ever(lambda: listener.handshakes),
         ):  # fmt: skip
             task = asyncio.create_task(upkeep)
             stack.callback(task.cancel)

@@ -12,6 +12,7 @@ from tests.support.engines import DatabaseURLs
 from tests.support.gateways import OPEN, Device, Two, add_device, eventually
 from tests.support.packet_client import PacketClient
 
+from headwater.gateway.mqtt import standstill
 from headwater.gateway.mqtt.sessions import ABSENT_S
 from headwater.ids import uuid7
 from headwater.protocols.mqtt import (
@@ -24,6 +25,7 @@ from headwater.protocols.mqtt import (
     Publish,
     PubRec,
     PubRel,
+    Reason,
     Subscribe,
     Subscription,
     Will,
@@ -137,6 +139,34 @@ async def test_a_gateway_that_is_on_its_way_back_to_nats_is_not_taken_for_dead(
     listener = await coming
     assert listener.connack.session_present
     assert await listener.silent()
+    await connection.close()
+
+
+async def test_a_gateway_that_stood_still_publishes_nothing_of_clients_that_are_elsewhere(
+    gateways: Two, device: Device, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they sent at QoS 2 before, and was read only now: they send it again where they are."""
+    listener = await PacketClient.open(gateways[1], device, "listener")
+    await listener.subscribe("a", qos=2)
+    last = Will("a", b"will", 1)
+    gone, here = [
+        await PacketClient.open(gateways[0], device, name, session_expiry_s=600, will=last) for name in ("gone", "here")
+    ]
+    connection = await nats.connect(nats_url)
+    store = SessionStore(connection)
+    stored = await store.find(device.tenant_id, "gone")
+    assert stored.record is not None
+    stored.record.owner = uuid7().bytes
+    await store.save(stored.record, stored.revision)
+    monkeypatch.setattr(standstill, "STANDSTILL_S", -1.0)  # it always has
+    for client in (gone, here):
+        await client.send(Publish("a", b"gone" if client is gone else b"here", 2, packet_id=1))
+    assert (await gone.expect(Disconnect)).reason == Reason.SESSION_TAKEN_OVER
+    await here.expect(PubRec)
+    assert (await listener.take()).payload == b"here"
+    assert await listener.silent(), "its will is the other gateway's, too"
+    here.vanish()
+    assert (await listener.take()).payload == b"will"
     await connection.close()
 
 

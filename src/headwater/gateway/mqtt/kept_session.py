@@ -10,9 +10,10 @@ A session with no lifetime of its own is kept as well where it has a will, so th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import structlog
 
@@ -39,6 +40,8 @@ class KeptSession:
     revision     of what was written last
     received     the client's QoS 2 packet ids between PUBLISH and PUBREL
     published    its own QoS 2 messages up to this sequence of the log are in `received`, or done with
+    publishes    packet ids of those that are on their way there
+    is_lost      nothing is written any more: it has ended, or another gateway has it
     """
 
     def __init__(self, store: SessionStore, connection: MQTTConnection, record: SessionRecord, revision: int) -> None:
@@ -48,6 +51,7 @@ class KeptSession:
         self.delivery: Delivery | None = None
         self.received = set(record.received)
         self.published = record.published
+        self.publishes: set[int] = set()
         self.is_dirty = False
         self._receipt = max((record.receipts, *record.receipts_above))
         self._promised: set[int] = set()
@@ -56,15 +60,16 @@ class KeptSession:
         self._staged: list[Callable[[], object]] = []
         self._running: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
-        self._is_lost = False
+        self.is_lost = False
         self._under_way = 0
         self._nothing_under_way = asyncio.Event()
         self._nothing_under_way.set()
 
     # -- the client's QoS 2 publishes -----------------------------------------------------------------------------------
 
-    def publishing(self) -> None:
-        """One is on its way to the log: the end of the session waits for it, so that its repetition will be known."""
+    def publishing(self, packet_id: int) -> None:
+        """It is on its way to the log: the end of the session waits for it, so that its repetition will be known."""
+        self.publishes.add(packet_id)
         self._begin()
 
     def _begin(self) -> None:
@@ -76,13 +81,14 @@ class KeptSession:
         if not self._under_way:
             self._nothing_under_way.set()
 
-    def published_at(self, packet_ids: list[int], sequence: int, under_way: int) -> None:
-        """So many have ended; these of them are stored."""
+    def published_at(self, packet_ids: list[int], sequence: int, ended: Collection[int]) -> None:
+        """ended: of those that were on their way; packet_ids: of those that are stored"""
         self.received.update(packet_ids)
         self.received.discard(0)  # a will's, which has none
         self.published = max(self.published, sequence)
         self.is_dirty = True
-        self._finish(under_way)
+        self.publishes.difference_update(ended)
+        self._finish(len(ended))
 
     def refused(self, packet_ids: list[int]) -> None:
         """The client was told so, and may use them for others [MQTT-4.3.3-9]."""
@@ -140,7 +146,7 @@ class KeptSession:
 
     async def _run(self) -> None:
         try:
-            while self._staged and not self._is_lost:
+            while self._staged and not self.is_lost:
                 staged, self._staged = self._staged, []
                 if not await self.write():
                     return
@@ -154,11 +160,9 @@ class KeptSession:
         """Store what is known now. False = it could not be, and the connection ends."""
         try:
             async with self._writing:
-                if self._is_lost or not self.connection.alive:
+                if self.is_lost or not self.connection.alive:
                     return False
-                self.is_dirty = False
-                self._gather()
-                self.revision = await self._store.save(self.record, self.revision)
+                await self._save()
         except Overtaken:
             self._lose()
             return False
@@ -167,8 +171,29 @@ class KeptSession:
             return False
         return True
 
+    async def _save(self) -> None:
+        self.is_dirty = False
+        self._gather()
+        self.revision = await self._store.save(self.record, self.revision)
+
+    async def is_ours(self) -> bool:
+        """Whether no other gateway has taken it over. Raises DomainErrors."""
+        try:
+            async with self._writing:
+                if self.is_lost:
+                    return False
+                await self._save()
+        except Overtaken:
+            self._lose()
+            return False
+        return True
+
+    @property
+    def tenant_id(self) -> UUID:
+        return UUID(bytes=self.record.tenant)
+
     def _lose(self) -> None:
-        self._is_lost = True
+        self.is_lost = True
         if self.connection.alive:
             self.connection.close(reasons.SESSION_TAKEN_OVER, "taken over by a new connection")
 
@@ -198,13 +223,13 @@ class KeptSession:
         """
         await self._nothing_under_way.wait()
         async with self._writing:
-            if self._is_lost:
+            if self.is_lost:
                 return False
             record = self.record
             self._gather()
             record.connected, record.will, record.will_at = False, will, will_at
             record.is_behind = bool(self._promised)
-            self._is_lost = True  # to this connection
+            self.is_lost = True  # to this connection
             try:
                 if record.expiry_s == 0 and will is None:
                     await self._store.remove(record, self.revision)

@@ -145,7 +145,7 @@ class Publishing:
         """A retained message goes its own way to the log. What is kept of it does not depend on this connection's life."""
         kept = self._connection.kept
         if packet.qos == 2 and kept is not None:
-            kept.publishing()
+            kept.publishing(packet.packet_id)
             logged.add_done_callback(partial(_note_logged, kept, packet.packet_id))
 
     # -- and what became of it ------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class Publishing:
         which a repetition is known. A gateway that dies in between leaves it to the record's time (Flag.RESENT)."""
         kept = self._connection.kept
         assert kept is not None
-        kept.published_at([packet_id for packet_id in token if packet_id in self._exactly_once], 0, 0)
+        kept.published_at([packet_id for packet_id in token if packet_id in self._exactly_once], 0, ())
         self._exactly_once = [packet_id for packet_id in self._exactly_once if packet_id not in token]
         kept.stage(partial(self._connection.session.acknowledge_many, token))
 
@@ -272,9 +272,9 @@ class Publishing:
 
 def _note_logged(kept: KeptSession, packet_id: int, logged: asyncio.Future[int]) -> None:
     if logged.exception() is None:
-        kept.published_at([packet_id], logged.result(), 1)
+        kept.published_at([packet_id], logged.result(), [packet_id])
     else:
-        kept.published_at([], 0, 1)
+        kept.published_at([], 0, [packet_id])
 
 
 class _Messages:
@@ -293,7 +293,7 @@ class _Messages:
         kept = self._publishing.kept
         if kept is not None:
             self._exactly_once = [*self._exactly_once, packet_id]
-            kept.publishing()
+            kept.publishing(packet_id)
 
     def stored(self, token: list[int]) -> None:
         if self._exactly_once:
@@ -308,4 +308,4 @@ class _Messages:
     def _note(self, packet_ids: list[int], sequence: int) -> None:
         kept = self._publishing.kept
         assert kept is not None
-        kept.published_at(packet_ids, sequence, len(self._exactly_once))
+        kept.published_at(packet_ids, sequence, self._exactly_once)

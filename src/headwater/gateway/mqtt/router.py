@@ -30,10 +30,10 @@ from headwater.protocols.mqtt.packets import Publish, Subscribe, Subscription, U
 from headwater.protocols.mqtt.topics import match as topic_matches
 from headwater.protocols.mqtt.topics import parse_share
 from headwater.stream import subjects
-from headwater.stream.batcher import Batch, Batcher
+from headwater.stream.batcher import Batch, Batcher, Publishes
 from headwater.stream.envelope import Message
 from headwater.stream.message_log import MessageLog
-from headwater.stream.publisher import CorePublisher, Publisher
+from headwater.stream.publisher import CorePublisher
 from headwater.stream.retained_store import RetainedStore
 from headwater.stream.session_store import (
     StoredSubscription,
@@ -75,7 +75,7 @@ class Outbox:
 
     __slots__ = ("_hand_out", "_here", "_here_batch", "_here_waiting", "fleeting", "stored")
 
-    def __init__(self, tenant_id: UUID, publisher: Publisher, core: CorePublisher, hand_out: HandOut) -> None:
+    def __init__(self, tenant_id: UUID, publisher: Publishes, core: CorePublisher, hand_out: HandOut) -> None:
         # One at a time: of two that are repeated after an outage the second could come first [MQTT-4.6.0-5].
         self.stored = Batcher(publisher, subjects.message(tenant_id), in_flight_max=1, gap_s=GAP_S)
         self.fleeting = Batcher(core, subjects.out(tenant_id), gap_s=GAP_S)
@@ -110,7 +110,7 @@ class Router:
     """carrier: a connection of its own for messages on their way to gateways, which does not echo (NATS's no_echo)"""
 
     def __init__(
-        self, nats: Client, carrier: Client, publisher: Publisher, *, message_log: MessageLog, retained: RetainedStore,
+        self, nats: Client, carrier: Client, publisher: Publishes, *, message_log: MessageLog, retained: RetainedStore,
         uplink: StreamUplink,
     ) -> None:  # fmt: skip
         self._carrier = carrier

@@ -62,6 +62,7 @@ ATTEMPTS = 5
 """Two gateways that both open one session overtake each other once or twice."""
 SCAN_BATCHES = 64
 
+IsOurs = Callable[[KeptSession], Awaitable[bool]]
 EndLocal = Callable[[UUID, str, UUID | None], Awaitable[None]]
 
 
@@ -100,6 +101,7 @@ class _Comer:
 
 class Sessions:
     """back_for_s  how long ago NATS was away from this gateway
+    kept        those that this gateway serves, or whose ends it is writing
     end_local   ends this gateway's connection of a client (tenant, client id, heir), and waits for it
     """
 
@@ -114,9 +116,10 @@ class Sessions:
         self._retained = retained
         self._store = SessionStore(nats_client)
         self._shares = KeyedStream(nats_client, SESSION_STREAM)
-        self._kept: set[KeptSession] = set()
+        self.kept: set[KeptSession] = set()
         self._timers: set[asyncio.Task[None]] = set()
         self.end_local: EndLocal
+        self.is_ours: IsOurs
 
     # -- beginning ------------------------------------------------------------------------------------------------------
 
@@ -161,7 +164,7 @@ class Sessions:
         record.expiry_s, record.will, record.will_at = comer.expiry_s, comer.will, 0
         revision = await self._store.save(record, stored.revision)
         opened.kept = KeptSession(self._store, comer.connection, record, revision)
-        self._kept.add(opened.kept)
+        self.kept.add(opened.kept)
         return opened
 
     async def _new_record(self, comer: _Comer, *, is_one_more: bool) -> SessionRecord:
@@ -288,14 +291,18 @@ class Sessions:
 
     async def close(self, kept: KeptSession, will: StoredWill | None, publish: Callable[[], None]) -> None:
         """The connection has ended. publish  what publishes the will: now, or after its delay, unless the client is back."""
-        self._kept.discard(kept)
         expiry_s = kept.record.expiry_s = min(kept.connection.session.session_expiry_s, EXPIRY_S_MAX)
         delay_s = min(will.delay_s, expiry_s) if will is not None else 0
         if will is not None and not delay_s:
-            publish()
+            if await self.is_ours(kept):  # else it is the other gateway's as well
+                publish()
             will = None
         will_at = time.time_ns() // 1000 + delay_s * 1_000_000 if will is not None else 0
-        if await kept.end(will, will_at) and will is not None:
+        try:
+            is_ours = await kept.end(will, will_at)
+        finally:
+            self.kept.discard(kept)
+        if is_ours and will is not None:
             timer = asyncio.ensure_future(self._publish_later(kept, delay_s, publish))
             self._timers.add(timer)
             timer.add_done_callback(self._timers.discard)
@@ -324,7 +331,7 @@ class Sessions:
         """What has changed of the sessions that are served here."""
         while True:
             await asyncio.sleep(SNAPSHOT_S)
-            await asyncio.gather(*(kept.write() for kept in list(self._kept) if kept.is_dirty))
+            await asyncio.gather(*(kept.write() for kept in list(self.kept) if kept.is_dirty))
 
     def stop(self) -> None:
         """Wills that are not due yet are a worker's matter from now on (stream/session_reaper.py)."""
