@@ -9,9 +9,12 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from msgspec import Meta
 
 from headwater.api.idempotency import Created, Once
+from headwater.api.parameters import CredentialInPath, DeviceInPath
 from headwater.api.services import APIServices, Noun
 from headwater.device.credentials import Credential, CredentialService
 from headwater.device.errors import CredentialLimit, DeviceDecommissioned
@@ -53,13 +56,14 @@ class CreatedCredential(msgspec.Struct, frozen=True):
 @post("/devices/{device_id:uuid}/credentials", operation_id="createCredential", permission="credential:write",
       group_scoped=True, idempotent=True,
       problems=(NotFound, Conflict, DeviceDecommissioned, CredentialLimit))  # fmt: skip
-async def create_credential(  # noqa: PLR0917  # the framework gives them by name
+async def create_credential(
+    *,
     request: Request[Any, Any, Any],
-    caller: TenantScope,
-    device_id: UUID,
-    data: NewCredential,
-    credentials: CredentialService,
-    once: Once,
+    caller: NamedDependency[TenantScope],
+    device_id: DeviceInPath,
+    data: JSONBody[NewCredential],
+    credentials: NamedDependency[CredentialService],
+    once: NamedDependency[Once],
 ) -> Response[CreatedCredential]:
     """Give the device a further token. Earlier ones go on working, so that it can be replaced without a gap."""
 
@@ -77,7 +81,9 @@ async def create_credential(  # noqa: PLR0917  # the framework gives them by nam
 
 @get("/devices/{device_id:uuid}/credentials", operation_id="listCredentials", permission="device:read", group_scoped=True,
      problems=(NotFound,))  # fmt: skip
-async def list_credentials(caller: TenantScope, device_id: UUID, credentials: CredentialService) -> CredentialList:
+async def list_credentials(
+    caller: NamedDependency[TenantScope], device_id: DeviceInPath, credentials: NamedDependency[CredentialService]
+) -> CredentialList:
     """The device's credentials, revoked and expired ones too, without their secrets."""
     return CredentialList(await credentials.list(caller, device_id))
 
@@ -85,7 +91,10 @@ async def list_credentials(caller: TenantScope, device_id: UUID, credentials: Cr
 @post("/devices/{device_id:uuid}/credentials/{credential_id:uuid}/revoke", operation_id="revokeCredential",
       permission="credential:write", group_scoped=True, status_code=200, problems=(NotFound,))  # fmt: skip
 async def revoke_credential(
-    caller: TenantScope, device_id: UUID, credential_id: UUID, credentials: CredentialService
+    caller: NamedDependency[TenantScope],
+    device_id: DeviceInPath,
+    credential_id: CredentialInPath,
+    credentials: NamedDependency[CredentialService],
 ) -> Credential:
     """End a credential at once; a connection that it opened ends too."""
     return await credentials.revoke(caller, device_id, credential_id)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
 from litestar.response import Stream
 
 from headwater.api.devices import DeviceFilter, InGroup
@@ -54,14 +55,15 @@ class ImportReport(msgspec.Struct):
 
 Mode = Annotated[
     ImportMode,
-    Parameter(required=False, description="What happens to a device that exists: left alone, changed; or does not: made."),
+    QueryParameter(description="What happens to a device that exists: left alone, changed; or does not: made."),
 ]
 Credentials = Annotated[
     ImportCredentials,
-    Parameter(required=False, description="new: for devices made now; rotate: a further one for those that existed, too."),
+    QueryParameter(description="new: for devices made now; rotate: a further one for those that existed, too."),
 ]
+ExportFormat = Annotated[FileFormat, QueryParameter()]
 DefaultProfile = Annotated[
-    str, Parameter(required=False, max_length=200, pattern=TEXT, description="The profile of lines that name none.")
+    str, QueryParameter(max_length=200, pattern=TEXT, description="The profile of lines that name none.")
 ]
 
 
@@ -70,8 +72,8 @@ DefaultProfile = Annotated[
       problems=(ImportInvalid, GroupScoped, MediaTypeUnsupported))  # fmt: skip
 async def import_devices(
     request: Request[Any, Any, Any],
-    caller: TenantScope,
-    imports: ImportService,
+    caller: NamedDependency[TenantScope],
+    imports: NamedDependency[ImportService],
     *,
     mode: Mode = ImportMode.CREATE,
     credentials: Credentials = ImportCredentials.NONE,
@@ -105,11 +107,11 @@ def _tells(result: LineResult) -> bool:
 @get("/devices/export", operation_id="exportDevices", permission="device:read", group_scoped=True,
      media_types={200: ("text/csv", NDJSON)}, problems=(FilterInvalid, ExportTooWide))  # fmt: skip
 async def export_devices(
-    caller: TenantScope,
-    exports: ExportService,
+    caller: NamedDependency[TenantScope],
+    exports: NamedDependency[ExportService],
     q: DeviceFilter = "",
     group_id: InGroup = None,
-    format: Annotated[FileFormat, Parameter(required=False)] = FileFormat.CSV,  # noqa: A002  # the name on the wire
+    format: ExportFormat = FileFormat.CSV,  # noqa: A002  # the name on the wire
 ) -> Stream:
     """Export devices in a form that the import reads back. Cells that a spreadsheet would take for a formula start with
     an apostrophe, which the import takes away again."""

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, QueryParameter
 
 from headwater.api import etag
 from headwater.api.errors import CursorInvalid
 from headwater.api.idempotency import Created, Once
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import DeviceInPath
 from headwater.api.services import APIServices, Noun
 from headwater.device.device import Device, DevicePatch, NewDevice
 from headwater.device.devices import DeviceService
@@ -28,10 +30,9 @@ from headwater.tenancy.scope import TenantScope
 
 DeviceFilter = Annotated[
     str,
-    Parameter(
-        query="q",
+    QueryParameter(
+        name="q",
         max_length=TEXT_CHARACTERS_MAX,
-        required=False,
         description=(
             'Which devices: `labels.site = "north" and attributes.floor >= 3 and status in (active, suspended)`.'
             " Fields: id, external_id, name, profile, profile_id, status, version, created_at, updated_at, connected,"
@@ -45,9 +46,8 @@ DeviceFilter = Annotated[
 """`q: DeviceFilter = ""` in a handler's parameters."""
 DeviceSort = Annotated[
     str,
-    Parameter(
+    QueryParameter(
         max_length=1000,
-        required=False,
         description=(
             "A field of the filter, with `-` before it for descending: `name`, `-last_seen_at`, `labels.site`."
             " Devices without it come last. `id` is the order of creation."
@@ -55,7 +55,7 @@ DeviceSort = Annotated[
         schema_extra={"format": "headwater-sort"},
     ),
 ]
-InGroup = Annotated[UUID | None, Parameter(query="group_id", required=False, description="Only devices of this group.")]
+InGroup = Annotated[UUID | None, QueryParameter(name="group_id", description="Only devices of this group.")]
 
 
 def page_of(cursors: Cursors, of: str, page: DevicePage) -> Page[Device]:
@@ -65,7 +65,11 @@ def page_of(cursors: Cursors, of: str, page: DevicePage) -> Page[Device]:
 @post("/devices", operation_id="createDevice", permission="device:write", idempotent=True,
       problems=(DeviceInvalid, Conflict, ReferenceUnknown, TenantQuotaReached))  # fmt: skip
 async def create_device(
-    request: Request[Any, Any, Any], caller: TenantScope, data: NewDevice, devices: DeviceService, once: Once
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    data: JSONBody[NewDevice],
+    devices: NamedDependency[DeviceService],
+    once: NamedDependency[Once],
 ) -> Response[Device]:
     """Register a device. It needs a credential before it can connect."""
 
@@ -78,10 +82,11 @@ async def create_device(
 
 @get("/devices", operation_id="listDevices", permission="device:read", group_scoped=True,
      problems=(FilterInvalid, PositionInvalid, CursorInvalid))  # fmt: skip
-async def list_devices(  # noqa: PLR0917  # the framework gives them by name
-    caller: TenantScope,
-    devices: DeviceService,
-    cursors: Cursors,
+async def list_devices(
+    *,
+    caller: NamedDependency[TenantScope],
+    devices: NamedDependency[DeviceService],
+    cursors: NamedDependency[Cursors],
     q: DeviceFilter = "",
     sort: DeviceSort = "id",
     group_id: InGroup = None,
@@ -98,7 +103,10 @@ async def list_devices(  # noqa: PLR0917  # the framework gives them by name
 @get("/devices/{device_id:uuid}", operation_id="getDevice", permission="device:read", group_scoped=True, versioned=True,
      problems=(NotFound,))  # fmt: skip
 async def get_device(
-    request: Request[Any, Any, Any], caller: TenantScope, device_id: UUID, devices: DeviceService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    device_id: DeviceInPath,
+    devices: NamedDependency[DeviceService],
 ) -> Response[Device]:
     """One device with its presence and what it reported. The ETag is of what people set: presence does not change it."""
     device = await devices.get(caller, device_id)
@@ -110,7 +118,11 @@ async def get_device(
        problems=(NotFound, DeviceInvalid, Conflict, ReferenceUnknown, DeviceDecommissioned, VersionConflict,
                  GroupScoped))  # fmt: skip
 async def update_device(
-    request: Request[Any, Any, Any], caller: TenantScope, device_id: UUID, data: DevicePatch, devices: DeviceService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    device_id: DeviceInPath,
+    data: JSONBody[DevicePatch],
+    devices: NamedDependency[DeviceService],
 ) -> Response[Device]:
     """Change a device. Labels and attributes are merged: null removes one."""
     device = await devices.update(caller, device_id, data, version=etag.expected_version(request))
@@ -120,7 +132,10 @@ async def update_device(
 @post("/devices/{device_id:uuid}/suspend", operation_id="suspendDevice", permission="device:write", group_scoped=True,
       versioned=True, status_code=200, problems=(NotFound, DeviceDecommissioned, VersionConflict))  # fmt: skip
 async def suspend_device(
-    request: Request[Any, Any, Any], caller: TenantScope, device_id: UUID, devices: DeviceService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    device_id: DeviceInPath,
+    devices: NamedDependency[DeviceService],
 ) -> Response[Device]:
     """End its connections and refuse new ones, until it is resumed."""
     device = await devices.suspend(caller, device_id, version=etag.expected_version(request))
@@ -130,7 +145,10 @@ async def suspend_device(
 @post("/devices/{device_id:uuid}/resume", operation_id="resumeDevice", permission="device:write", group_scoped=True,
       versioned=True, status_code=200, problems=(NotFound, DeviceDecommissioned, VersionConflict))  # fmt: skip
 async def resume_device(
-    request: Request[Any, Any, Any], caller: TenantScope, device_id: UUID, devices: DeviceService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    device_id: DeviceInPath,
+    devices: NamedDependency[DeviceService],
 ) -> Response[Device]:
     """Let a suspended device connect again."""
     device = await devices.resume(caller, device_id, version=etag.expected_version(request))
@@ -140,7 +158,10 @@ async def resume_device(
 @post("/devices/{device_id:uuid}/decommission", operation_id="decommissionDevice", permission="device:delete",
       group_scoped=True, versioned=True, status_code=200, problems=(NotFound, VersionConflict))  # fmt: skip
 async def decommission_device(
-    request: Request[Any, Any, Any], caller: TenantScope, device_id: UUID, devices: DeviceService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    device_id: DeviceInPath,
+    devices: NamedDependency[DeviceService],
 ) -> Response[Device]:
     """Retire a device for good: its credentials are revoked, what it said stays."""
     device = await devices.decommission(caller, device_id, version=etag.expected_version(request))
@@ -150,7 +171,10 @@ async def decommission_device(
 @delete("/devices/{device_id:uuid}", operation_id="deleteDevice", permission="device:delete", group_scoped=True,
         versioned=True, problems=(NotFound, VersionConflict))  # fmt: skip
 async def delete_device(
-    request: Request[Any, Any, Any], caller: TenantScope, device_id: UUID, devices: DeviceService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    device_id: DeviceInPath,
+    devices: NamedDependency[DeviceService],
 ) -> None:
     """Delete a device, its credentials and memberships; its telemetry follows."""
     await devices.delete(caller, device_id, version=etag.expected_version(request))

@@ -8,6 +8,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from headwater.api import etag
@@ -15,6 +17,7 @@ from headwater.api.devices import DeviceFilter, DeviceSort, page_of
 from headwater.api.errors import CursorInvalid
 from headwater.api.idempotency import Created, Once
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import GroupInPath
 from headwater.api.services import APIServices, Noun
 from headwater.device.device import TEXT, Device
 from headwater.device.devices import DeviceService
@@ -68,7 +71,11 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @post("/groups", operation_id="createGroup", permission="group:write", idempotent=True,
       problems=(GroupInvalid, DeviceInvalid, FilterInvalid, Conflict, TenantQuotaReached))  # fmt: skip
 async def create_group(
-    request: Request[Any, Any, Any], caller: TenantScope, data: NewGroup, groups: GroupService, once: Once
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    data: JSONBody[NewGroup],
+    groups: NamedDependency[GroupService],
+    once: NamedDependency[Once],
 ) -> Response[Group]:
     """Make a group of devices."""
 
@@ -81,7 +88,11 @@ async def create_group(
 
 @get("/groups", operation_id="listGroups", permission="group:read", group_scoped=True)
 async def list_groups(
-    caller: TenantScope, groups: GroupService, cursors: Cursors, cursor: CursorText = None, limit: Limit = LIMIT_DEFAULT
+    caller: NamedDependency[TenantScope],
+    groups: NamedDependency[GroupService],
+    cursors: NamedDependency[Cursors],
+    cursor: CursorText = None,
+    limit: Limit = LIMIT_DEFAULT,
 ) -> Page[Group]:
     """All groups, by name."""
     after = cursors.decode(_LIST, cursor, tuple[str])
@@ -92,7 +103,10 @@ async def list_groups(
 @get("/groups/{group_id:uuid}", operation_id="getGroup", permission="group:read", group_scoped=True, versioned=True,
      problems=(NotFound,))  # fmt: skip
 async def get_group(
-    request: Request[Any, Any, Any], caller: TenantScope, group_id: UUID, groups: GroupService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    group_id: GroupInPath,
+    groups: NamedDependency[GroupService],
 ) -> Response[Group]:
     """One group."""
     group = await groups.get(caller, group_id)
@@ -102,7 +116,11 @@ async def get_group(
 @patch("/groups/{group_id:uuid}", operation_id="updateGroup", permission="group:write", versioned=True,
        problems=(NotFound, GroupInvalid, DeviceInvalid, FilterInvalid, Conflict, VersionConflict))  # fmt: skip
 async def update_group(
-    request: Request[Any, Any, Any], caller: TenantScope, group_id: UUID, data: GroupPatch, groups: GroupService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    group_id: GroupInPath,
+    data: JSONBody[GroupPatch],
+    groups: NamedDependency[GroupService],
 ) -> Response[Group]:
     """Change a group's name, description or query."""
     group = await groups.update(
@@ -118,18 +136,24 @@ async def update_group(
 
 @delete("/groups/{group_id:uuid}", operation_id="deleteGroup", permission="group:delete", versioned=True,
         problems=(NotFound, GroupInUse, VersionConflict))  # fmt: skip
-async def delete_group(request: Request[Any, Any, Any], caller: TenantScope, group_id: UUID, groups: GroupService) -> None:
+async def delete_group(
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    group_id: GroupInPath,
+    groups: NamedDependency[GroupService],
+) -> None:
     """Delete a group that no token is limited to. Its devices stay."""
     await groups.delete(caller, group_id, version=etag.expected_version(request))
 
 
 @get("/groups/{group_id:uuid}/devices", operation_id="listGroupDevices", permission="device:read", group_scoped=True,
      problems=(NotFound, FilterInvalid, PositionInvalid, CursorInvalid))  # fmt: skip
-async def list_group_devices(  # noqa: PLR0917  # the framework gives them by name
-    caller: TenantScope,
-    group_id: UUID,
-    devices: DeviceService,
-    cursors: Cursors,
+async def list_group_devices(
+    *,
+    caller: NamedDependency[TenantScope],
+    group_id: GroupInPath,
+    devices: NamedDependency[DeviceService],
+    cursors: NamedDependency[Cursors],
     q: DeviceFilter = "",
     sort: DeviceSort = "id",
     cursor: CursorText = None,
@@ -152,14 +176,24 @@ async def list_group_devices(  # noqa: PLR0917  # the framework gives them by na
 
 @post("/groups/{group_id:uuid}/devices/add", operation_id="addGroupDevices", permission="group:write", status_code=200,
       problems=(NotFound, Conflict))  # fmt: skip
-async def add_group_devices(caller: TenantScope, group_id: UUID, data: Members, groups: GroupService) -> MembersChanged:
+async def add_group_devices(
+    caller: NamedDependency[TenantScope],
+    group_id: GroupInPath,
+    data: JSONBody[Members],
+    groups: NamedDependency[GroupService],
+) -> MembersChanged:
     """Add devices to a static group. Those that are in it already stay; those that do not exist are named."""
     return await groups.add_members(caller, group_id, data.device_ids)
 
 
 @post("/groups/{group_id:uuid}/devices/remove", operation_id="removeGroupDevices", permission="group:write",
       status_code=200, problems=(NotFound, Conflict))  # fmt: skip
-async def remove_group_devices(caller: TenantScope, group_id: UUID, data: Members, groups: GroupService) -> MembersChanged:
+async def remove_group_devices(
+    caller: NamedDependency[TenantScope],
+    group_id: GroupInPath,
+    data: JSONBody[Members],
+    groups: NamedDependency[GroupService],
+) -> MembersChanged:
     """Take devices out of a static group."""
     return await groups.remove_members(caller, group_id, data.device_ids)
 

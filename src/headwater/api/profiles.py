@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any
-from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from headwater.api import etag
 from headwater.api.idempotency import Created, Once
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import ProfileInPath
 from headwater.api.services import APIServices, Noun
 from headwater.device.errors import ProfileContradictory, ProfileInUse, ProfileInvalid
 from headwater.device.profile import ProfileDefinition
@@ -46,7 +48,11 @@ class ProfilePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @post("/profiles", operation_id="createProfile", permission="profile:write", idempotent=True,
       problems=(ProfileInvalid, ProfileContradictory, Conflict, TenantQuotaReached))  # fmt: skip
 async def create_profile(
-    request: Request[Any, Any, Any], caller: TenantScope, data: NewProfile, profiles: ProfileService, once: Once
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    data: JSONBody[NewProfile],
+    profiles: NamedDependency[ProfileService],
+    once: NamedDependency[Once],
 ) -> Response[Profile]:
     """Declare a model of device: its metrics, how its payloads are read, which topics it may use."""
 
@@ -59,7 +65,11 @@ async def create_profile(
 
 @get("/profiles", operation_id="listProfiles", permission="profile:read", group_scoped=True)
 async def list_profiles(
-    caller: TenantScope, profiles: ProfileService, cursors: Cursors, cursor: CursorText = None, limit: Limit = LIMIT_DEFAULT
+    caller: NamedDependency[TenantScope],
+    profiles: NamedDependency[ProfileService],
+    cursors: NamedDependency[Cursors],
+    cursor: CursorText = None,
+    limit: Limit = LIMIT_DEFAULT,
 ) -> Page[Profile]:
     """All profiles, by name."""
     after = cursors.decode(_LIST, cursor, tuple[str])
@@ -70,7 +80,10 @@ async def list_profiles(
 @get("/profiles/{profile_id:uuid}", operation_id="getProfile", permission="profile:read", group_scoped=True, versioned=True,
      problems=(NotFound,))  # fmt: skip
 async def get_profile(
-    request: Request[Any, Any, Any], caller: TenantScope, profile_id: UUID, profiles: ProfileService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    profile_id: ProfileInPath,
+    profiles: NamedDependency[ProfileService],
 ) -> Response[Profile]:
     """One profile."""
     profile = await profiles.get(caller, profile_id)
@@ -80,7 +93,11 @@ async def get_profile(
 @patch("/profiles/{profile_id:uuid}", operation_id="updateProfile", permission="profile:write", versioned=True,
        problems=(NotFound, ProfileInvalid, ProfileContradictory, Conflict, VersionConflict))  # fmt: skip
 async def update_profile(
-    request: Request[Any, Any, Any], caller: TenantScope, profile_id: UUID, data: ProfilePatch, profiles: ProfileService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    profile_id: ProfileInPath,
+    data: JSONBody[ProfilePatch],
+    profiles: NamedDependency[ProfileService],
 ) -> Response[Profile]:
     """Change a profile. Its devices follow at once; what they have sent stays as it was read."""
     profile = await profiles.update(
@@ -96,7 +113,10 @@ async def update_profile(
 @delete("/profiles/{profile_id:uuid}", operation_id="deleteProfile", permission="profile:delete", versioned=True,
         problems=(NotFound, Conflict, ProfileInUse, VersionConflict))  # fmt: skip
 async def delete_profile(
-    request: Request[Any, Any, Any], caller: TenantScope, profile_id: UUID, profiles: ProfileService
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[TenantScope],
+    profile_id: ProfileInPath,
+    profiles: NamedDependency[ProfileService],
 ) -> None:
     """Delete a profile that no device has."""
     await profiles.delete(caller, profile_id, version=etag.expected_version(request))

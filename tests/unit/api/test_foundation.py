@@ -12,8 +12,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from litestar import get
-from litestar.params import QueryParameter
+from litestar import get, post
+from litestar.exceptions import LitestarDeprecationWarning
+from litestar.params import Parameter, QueryParameter
 from msgspec import Meta
 from tests.support.clock import FakeClock
 
@@ -221,3 +222,26 @@ def test_an_app_with_an_undeclared_route_does_not_start(opt: dict[str, Any]) -> 
 
     with pytest.raises(RouteUndeclared):
         create_app(NO_ENGINES, [Noun("X", "x", (handler,))])
+
+
+@get("/x/{thing_id:uuid}", public=True)
+async def get_inferred(thing_id: UUID) -> None: ...
+
+
+@get("/x", public=True)
+async def get_with_inferred_service(service: Body) -> None: ...
+
+
+@post("/x", public=True)
+async def post_inferred(data: Body) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [get_inferred, get_with_inferred_service, post_inferred])
+def test_a_handler_in_a_style_that_will_stop_working_is_an_error(handler: Any) -> None:
+    with pytest.raises(LitestarDeprecationWarning):
+        create_app(NO_ENGINES, [Noun("X", "x", (handler,), lambda _: {"service": None})])
+
+
+def test_a_parameter_in_a_style_that_will_stop_working_is_an_error() -> None:
+    with pytest.raises(DeprecationWarning):
+        Parameter(query="q")
