@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from headwater.api.pagination import CURSOR_LENGTH_MAX, LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
 from headwater.api.services import APIServices, Noun
-from headwater.api.telemetry_queries import DateTime, FromText, Order, ToText, instant
+from headwater.api.telemetry_queries import DateTime, Order, instant
 from headwater.clock import to_datetime
 from headwater.database.session import Database
 from headwater.device.principal import Principal
@@ -54,6 +54,20 @@ _PROFILES_MAX = 256
 Sequence64 = Annotated[int, PathParameter(ge=1, le=2**53 - 1, description="The letter's number.")]
 CodeText = Annotated[str, QueryParameter(max_length=100, pattern=NO_NUL, description="Only letters with this error code.")]
 DeviceParameter = Annotated[UUID | None, QueryParameter(name="device_id", description="Only letters of this device.")]
+ReceivedSince = Annotated[
+    str | None,
+    QueryParameter(
+        name="from", schema_extra={"format": "date-time"},
+        description="Only letters received at this time or later (RFC 3339). Default: all.",
+    ),
+]  # fmt: skip
+ReceivedUntil = Annotated[
+    str | None,
+    QueryParameter(
+        name="to", schema_extra={"format": "date-time"},
+        description="Only letters received before this time (RFC 3339). Default: all.",
+    ),
+]  # fmt: skip
 OrderText = Annotated[Order, QueryParameter(description="Newest first (`desc`) or oldest first (`asc`).")]
 
 
@@ -264,8 +278,8 @@ async def list_dead_letters(
     desk: NamedDependency[DeadLetterDesk],
     device: DeviceParameter = None,
     code: CodeText = "",
-    start: FromText = None,
-    end: ToText = None,
+    start: ReceivedSince = None,
+    end: ReceivedUntil = None,
     order: OrderText = Order.DESCENDING,
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,

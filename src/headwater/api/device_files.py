@@ -55,13 +55,16 @@ class ImportReport(msgspec.Struct):
 
 Mode = Annotated[
     ImportMode,
-    QueryParameter(description="What happens to a device that exists: left alone, changed; or does not: made."),
+    QueryParameter(
+        description="What happens to a device that exists: create leaves it alone, update and upsert change it; and for one "
+        "that does not: create and upsert make it, to update its line is bad."
+    ),
 ]
 Credentials = Annotated[
     ImportCredentials,
     QueryParameter(description="new: for devices made now; rotate: a further one for those that existed, too."),
 ]
-ExportFormat = Annotated[FileFormat, QueryParameter()]
+ExportFormat = Annotated[FileFormat, QueryParameter(description="A table (`csv`) or a JSON object a line (`ndjson`).")]
 DefaultProfile = Annotated[
     str, QueryParameter(max_length=200, pattern=TEXT, description="The profile of lines that name none.")
 ]

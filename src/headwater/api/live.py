@@ -41,15 +41,15 @@ NAMED_MAX = 100
 _UUID = "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}"
 
 
-def _names(pattern: str) -> Any:
+def _names(what: str, pattern: str) -> Any:
     """A list in one parameter."""
     listed = f"^(?:{pattern}(?:,{pattern}){{0,{NAMED_MAX - 1}}})?$"
-    return QueryParameter(pattern=listed, description=f"Separated by commas, {NAMED_MAX} at most.")
+    return QueryParameter(pattern=listed, description=f"{what}, separated by commas, {NAMED_MAX} at most. Default: all.")
 
 
-DeviceNames = Annotated[str | None, _names(_UUID)]
-KindNames = Annotated[str | None, _names(f"(?:{'|'.join(EventKind)})")]
-MetricNames = Annotated[str | None, _names(r"[^,\x00]{1,200}")]
+DeviceNames = Annotated[str | None, _names("Only these devices, by id", _UUID)]
+KindNames = Annotated[str | None, _names("Only these kinds of events", f"(?:{'|'.join(EventKind)})")]
+MetricNames = Annotated[str | None, _names("Of telemetry, only these metrics", r"[^,\x00]{1,200}")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,13 @@ async def watch_events(
     identification: NamedDependency[Identification],
     *,
     devices: DeviceNames = None,
-    group: Annotated[UUID | None, QueryParameter(description="A device group.")] = None,
+    group: Annotated[UUID | None, QueryParameter(description="Only devices of this group.")] = None,
     q: Annotated[
         str | None,
         QueryParameter(
-            max_length=TEXT_CHARACTERS_MAX, description="A device filter.", schema_extra={"format": "headwater-filter"}
+            max_length=TEXT_CHARACTERS_MAX,
+            description="Only devices that this filter finds, as in the list of devices.",
+            schema_extra={"format": "headwater-filter"},
         ),
     ] = None,
     kinds: KindNames = None,
@@ -95,12 +97,17 @@ async def watch_events(
     ticket: Annotated[
         str | None,
         QueryParameter(
-            max_length=TICKET_LENGTH_MAX, pattern=r"^[A-Za-z0-9_.-]*$", description="In place of an Authorization header."
+            max_length=TICKET_LENGTH_MAX,
+            pattern=r"^[A-Za-z0-9_.-]*$",
+            description="From `createLiveTicket`, good once: in place of an Authorization header.",
         ),
     ] = None,
     last_event_id: Annotated[
         str | None,
-        QueryParameter(pattern="^(?:[0-9]{1,19}-[0-9]{1,9})?$", description="In place of a Last-Event-ID header."),
+        QueryParameter(
+            pattern="^(?:[0-9]{1,19}-[0-9]{1,9})?$",
+            description="The last event seen, to go on behind it: in place of a Last-Event-ID header.",
+        ),
     ] = None,
 ) -> Stream:
     """Server-sent events, from now on or behind the last event seen. Needs `telemetry:read`, by header or ticket."""

@@ -9,12 +9,13 @@ from uuid import UUID
 import msgspec
 from litestar import Request, Response, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
 from headwater.api import etag
 from headwater.api.idempotency import Created
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import OperatorTokenInPath, PersonInPath, TenantInPath
 from headwater.api.services import APIServices, Noun
 from headwater.errors import NotFound, VersionConflict
 from headwater.stream.registry_events import NATSRegistryEvents
@@ -28,7 +29,9 @@ _TOKENS = "operator tokens"
 _ENTRIES = "operator audit"
 
 Operator = NamedDependency[OperatorService]
-Status = Annotated[Literal["active", "suspended"] | None, QueryParameter()]
+Status = Annotated[
+    Literal["active", "suspended"] | None, QueryParameter(description="Only tenants in this state. Default: all.")
+]
 
 
 class CreatedOperatorToken(OperatorToken, frozen=True):
@@ -65,7 +68,7 @@ async def list_tenants(
 @get("/operator/tenants/{tenant_id:uuid}", operation_id="getOperatedTenant", operator=True, versioned=True,
      problems=(NotFound,))  # fmt: skip
 async def get_operated_tenant(
-    request: Request[Any, Any, Any], tenant_id: FromPath[UUID], operator: Operator
+    request: Request[Any, Any, Any], tenant_id: TenantInPath, operator: Operator
 ) -> Response[OperatedTenant]:
     """One tenant with what it uses."""
     tenant = await operator.get(tenant_id)
@@ -74,18 +77,14 @@ async def get_operated_tenant(
 
 @post("/operator/tenants/{tenant_id:uuid}/suspend", operation_id="suspendTenant", operator=True, status_code=200,
       problems=(NotFound,))  # fmt: skip
-async def suspend_tenant(
-    tenant_id: FromPath[UUID], identity: NamedDependency[Identity], operator: Operator
-) -> OperatedTenant:
+async def suspend_tenant(tenant_id: TenantInPath, identity: NamedDependency[Identity], operator: Operator) -> OperatedTenant:
     """Its people, tokens and devices are refused at once. Nothing is lost."""
     return await operator.set_status(identity, tenant_id, "suspended")
 
 
 @post("/operator/tenants/{tenant_id:uuid}/resume", operation_id="resumeTenant", operator=True, status_code=200,
       problems=(NotFound,))  # fmt: skip
-async def resume_tenant(
-    tenant_id: FromPath[UUID], identity: NamedDependency[Identity], operator: Operator
-) -> OperatedTenant:
+async def resume_tenant(tenant_id: TenantInPath, identity: NamedDependency[Identity], operator: Operator) -> OperatedTenant:
     """It works again."""
     return await operator.set_status(identity, tenant_id, "active")
 
@@ -94,7 +93,7 @@ async def resume_tenant(
      problems=(NotFound, VersionConflict))  # fmt: skip
 async def set_quotas(
     request: Request[Any, Any, Any],
-    tenant_id: FromPath[UUID],
+    tenant_id: TenantInPath,
     data: JSONBody[Quotas],
     identity: NamedDependency[Identity],
     operator: Operator,
@@ -107,7 +106,7 @@ async def set_quotas(
 @delete("/operator/tenants/{tenant_id:uuid}", operation_id="deleteTenant", operator=True, versioned=True,
         problems=(NotFound, VersionConflict))  # fmt: skip
 async def delete_tenant(
-    request: Request[Any, Any, Any], tenant_id: FromPath[UUID], identity: NamedDependency[Identity], operator: Operator
+    request: Request[Any, Any, Any], tenant_id: TenantInPath, identity: NamedDependency[Identity], operator: Operator
 ) -> None:
     """For ever: its devices, people's memberships and tokens now, its telemetry within the next hours."""
     await operator.delete(identity, tenant_id, etag.expected_version(request))
@@ -115,14 +114,14 @@ async def delete_tenant(
 
 @post("/operator/people/{person_id:uuid}/suspend", operation_id="suspendPerson", operator=True, status_code=204,
       problems=(NotFound,))  # fmt: skip
-async def suspend_person(person_id: FromPath[UUID], identity: NamedDependency[Identity], operator: Operator) -> None:
+async def suspend_person(person_id: PersonInPath, identity: NamedDependency[Identity], operator: Operator) -> None:
     """In every tenant, at once."""
     await operator.suspend_person(identity, person_id, suspended=True)
 
 
 @post("/operator/people/{person_id:uuid}/resume", operation_id="resumePerson", operator=True, status_code=204,
       problems=(NotFound,))  # fmt: skip
-async def resume_person(person_id: FromPath[UUID], identity: NamedDependency[Identity], operator: Operator) -> None:
+async def resume_person(person_id: PersonInPath, identity: NamedDependency[Identity], operator: Operator) -> None:
     """The person may log in again."""
     await operator.suspend_person(identity, person_id, suspended=False)
 
@@ -149,7 +148,7 @@ async def list_operator_tokens(
 @post("/operator/tokens/{token_id:uuid}/revoke", operation_id="revokeOperatorToken", operator=True, status_code=200,
       problems=(NotFound, TokenInUse))  # fmt: skip
 async def revoke_operator_token(
-    token_id: FromPath[UUID], identity: NamedDependency[Identity], operator: Operator
+    token_id: OperatorTokenInPath, identity: NamedDependency[Identity], operator: Operator
 ) -> OperatorToken:
     """It stops working at once. Not the one that you use."""
     return await operator.revoke_token(identity, token_id)

@@ -9,13 +9,14 @@ from uuid import UUID
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 from msgspec import Meta
 
 from headwater.api import etag
 from headwater.api.auth import address_of
 from headwater.api.idempotency import Created, Once
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import InvitationInPath, PersonInPath
 from headwater.api.services import APIServices, Noun
 from headwater.api.sessions import session_service
 from headwater.errors import NotFound, VersionConflict
@@ -75,7 +76,7 @@ async def list_people(
 async def get_person(
     request: Request[Any, Any, Any],
     caller: NamedDependency[TenantScope],
-    person_id: FromPath[UUID],
+    person_id: PersonInPath,
     people: NamedDependency[PeopleService],
 ) -> Response[Member]:
     """One of them."""
@@ -88,7 +89,7 @@ async def get_person(
 async def change_role(
     request: Request[Any, Any, Any],
     caller: NamedDependency[TenantScope],
-    person_id: FromPath[UUID],
+    person_id: PersonInPath,
     data: JSONBody[NewRole],
     people: NamedDependency[PeopleService],
 ) -> Response[Member]:
@@ -102,7 +103,7 @@ async def change_role(
 async def remove_person(
     request: Request[Any, Any, Any],
     caller: NamedDependency[TenantScope],
-    person_id: FromPath[UUID],
+    person_id: PersonInPath,
     people: NamedDependency[PeopleService],
 ) -> None:
     """The person does not work for the tenant any more, at once; tokens that he or she made end."""
@@ -112,7 +113,7 @@ async def remove_person(
 @post("/people/{person_id:uuid}/password-reset", operation_id="createPasswordReset", permission="person:write",
       status_code=201, problems=(NotFound, PermissionNotHeld, PersonShared))  # fmt: skip
 async def create_password_reset(
-    caller: NamedDependency[TenantScope], person_id: FromPath[UUID], people: NamedDependency[PeopleService]
+    caller: NamedDependency[TenantScope], person_id: PersonInPath, people: NamedDependency[PeopleService]
 ) -> PasswordReset:
     """A token, shown once, with which the person sets a new password. Replaces an earlier one."""
     return await people.reset_password(caller, person_id)
@@ -160,7 +161,7 @@ async def list_invitations(
 
 @get("/invitations/{invitation_id:uuid}", operation_id="getInvitation", permission="person:read", problems=(NotFound,))
 async def get_invitation(
-    caller: NamedDependency[TenantScope], invitation_id: FromPath[UUID], people: NamedDependency[PeopleService]
+    caller: NamedDependency[TenantScope], invitation_id: InvitationInPath, people: NamedDependency[PeopleService]
 ) -> Invitation:
     """One of them."""
     return await people.invitation(caller, invitation_id)
@@ -169,7 +170,7 @@ async def get_invitation(
 @delete("/invitations/{invitation_id:uuid}", operation_id="withdrawInvitation", permission="person:write",
         problems=(NotFound,))  # fmt: skip
 async def withdraw_invitation(
-    caller: NamedDependency[TenantScope], invitation_id: FromPath[UUID], people: NamedDependency[PeopleService]
+    caller: NamedDependency[TenantScope], invitation_id: InvitationInPath, people: NamedDependency[PeopleService]
 ) -> None:
     """Its token is of no use any more."""
     await people.withdraw(caller, invitation_id)

@@ -11,10 +11,12 @@ from uuid import UUID
 import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import JSONBody, QueryParameter
 from litestar.response import Stream
 
+from headwater.api.devices import DeviceFilter, InGroup
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import DeviceInPath
 from headwater.api.services import APIServices, Noun
 from headwater.api.telemetry_queries import (
     MESSAGES_DEFAULT,
@@ -220,7 +222,7 @@ async def get_device_telemetry(
     request: Request[Any, Any, Any],
     caller: NamedDependency[TenantScope],
     telemetry_answers: NamedDependency[TelemetryAnswers],
-    device_id: FromPath[UUID],
+    device_id: DeviceInPath,
     start: FromText = None,
     end: ToText = None,
     metric: MetricNames = None,
@@ -262,7 +264,7 @@ async def get_device_latest(
     *,
     caller: NamedDependency[TenantScope],
     latest: NamedDependency[LatestQueries],
-    device_id: FromPath[UUID],
+    device_id: DeviceInPath,
     metric: MetricNames = None,
 ) -> LatestValues:
     """The newest value of each metric of a device, by the time of observation."""
@@ -284,18 +286,15 @@ async def list_latest(
     latest: NamedDependency[LatestQueries],
     device: Annotated[
         list[UUID] | None,
-        QueryParameter(max_items=URL_NAMED_MAX, description="Device ids; repeat the parameter for several."),
-    ] = None,
-    group_id: Annotated[UUID | None, QueryParameter(description="Members of this group.")] = None,
-    q: Annotated[
-        str,
         QueryParameter(
-            name="q", max_length=4000, description="As in the list of devices.",
-            schema_extra={"format": "headwater-filter"},
+            max_items=URL_NAMED_MAX,
+            description="Only these devices, by id; repeat the parameter for several. All must exist.",
         ),
-    ] = "",
+    ] = None,
+    group_id: InGroup = None,
+    q: DeviceFilter = "",
     metric: MetricNames = None,
-) -> LatestList:  # fmt: skip
+) -> LatestList:
     """The newest values of several devices. A device must fulfil all that is given."""
     selection = DeviceSelection(tuple(dict.fromkeys(device or ())), group_id, q)
     return LatestList(await latest.latest(caller, selection, tuple(metric or ()), devices_max=LATEST_DEVICES_MAX))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from litestar.params import JSONBody, QueryParameter
 
 from headwater.api import etag
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import Since, Until
 from headwater.api.services import APIServices, Noun
 from headwater.errors import VersionConflict
 from headwater.tenancy.audit import AuditEntry, AuditTrail
@@ -20,8 +20,15 @@ from headwater.tenancy.scope import TenantScope
 from headwater.tenancy.tenants import AuditFilter, Tenant, TenantChange, TenantService
 from headwater.tenancy.text import NO_NUL
 
-_Text = Annotated[str | None, QueryParameter(max_length=200, pattern=NO_NUL)]
-_Time = Annotated[datetime | None, QueryParameter()]
+
+def _only(description: str) -> Any:
+    """A text that an entry's member must be."""
+    return QueryParameter(max_length=200, pattern=NO_NUL, description=description)
+
+
+Actor = Annotated[str | None, _only("Only what this one did, as in `person:<uuid>` or `token:<uuid>`.")]
+Action = Annotated[str | None, _only("Only this action, as in `device:create`.")]
+Subject = Annotated[str | None, _only("Only what was done to this, as in `device:<uuid>`.")]
 
 
 @get("/tenant", operation_id="getTenant", permission="tenant:read", versioned=True)
@@ -51,15 +58,15 @@ async def list_audit_entries(
     caller: NamedDependency[TenantScope],
     tenants: NamedDependency[TenantService],
     cursors: NamedDependency[Cursors],
-    actor: _Text = None,
-    action: _Text = None,
-    subject: _Text = None,
-    since: _Time = None,
-    until: _Time = None,
+    actor: Actor = None,
+    action: Action = None,
+    subject: Subject = None,
+    since: Since = None,
+    until: Until = None,
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[AuditEntry]:
-    """Who did what, newest first. actor: `person:<uuid>`; action: `device:create`; subject: `device:<uuid>`."""
+    """Who did what, newest first."""
     wanted = AuditFilter(actor, action, subject, since, until)
     of = f"audit {wanted}"
     after = cursors.decode(of, cursor, tuple[UUID])

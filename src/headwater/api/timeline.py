@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 from litestar import get
 from litestar.di import NamedDependency
-from litestar.params import FromPath, QueryParameter
+from litestar.params import QueryParameter
 
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import DeviceInPath, Since, Until
 from headwater.api.services import APIServices, Noun
 from headwater.errors import NotFound
 from headwater.store.timeline_query import Attempt, DeviceAttempt, Place, TimelineFilter, Timelines
@@ -26,8 +25,6 @@ _Event = Annotated[
         description="Only events that begin with it: `authentication.`, `topic.denied`, `disconnected`.",
     ),
 ]
-_Since = Annotated[datetime | None, QueryParameter(description="Only entries of this time or later.")]
-_Until = Annotated[datetime | None, QueryParameter(description="Only entries before this time.")]
 _Address = Annotated[str, QueryParameter(max_length=100, pattern=NO_NUL, description="Only from this address.")]
 
 
@@ -36,12 +33,12 @@ _Address = Annotated[str, QueryParameter(max_length=100, pattern=NO_NUL, descrip
 async def get_device_timeline(
     *,
     caller: NamedDependency[TenantScope],
-    device_id: FromPath[UUID],
+    device_id: DeviceInPath,
     timelines: NamedDependency[Timelines],
     cursors: NamedDependency[Cursors],
     event: _Event = "",
-    since: _Since = None,
-    until: _Until = None,
+    since: Since = None,
+    until: Until = None,
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[DeviceAttempt]:
@@ -62,8 +59,8 @@ async def list_connection_attempts(
     cursors: NamedDependency[Cursors],
     event: _Event = "",
     address: _Address = "",
-    since: _Since = None,
-    until: _Until = None,
+    since: Since = None,
+    until: Until = None,
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[DeviceAttempt]:
@@ -82,8 +79,8 @@ async def list_strangers_attempts(
     cursors: NamedDependency[Cursors],
     event: _Event = "",
     address: _Address = "",
-    since: _Since = None,
-    until: _Until = None,
+    since: Since = None,
+    until: Until = None,
     cursor: CursorText = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[Attempt]:

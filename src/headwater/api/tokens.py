@@ -9,11 +9,12 @@ from uuid import UUID
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 from msgspec import Meta
 
 from headwater.api.idempotency import Created, Once
 from headwater.api.pagination import LIMIT_DEFAULT, Cursors, CursorText, Limit, Page
+from headwater.api.parameters import TokenInPath
 from headwater.api.services import APIServices, Noun
 from headwater.errors import NotFound
 from headwater.tenancy.audit import AuditTrail
@@ -74,7 +75,7 @@ async def list_tokens(
 
 @get("/tokens/{token_id:uuid}", operation_id="getToken", permission="token:read", problems=(NotFound,))
 async def get_token(
-    caller: NamedDependency[TenantScope], token_id: FromPath[UUID], tokens: NamedDependency[TokenService]
+    caller: NamedDependency[TenantScope], token_id: TokenInPath, tokens: NamedDependency[TokenService]
 ) -> APIToken:
     """One token; its secret was shown once and is not known here."""
     return await tokens.get(caller, token_id)
@@ -83,7 +84,7 @@ async def get_token(
 @post("/tokens/{token_id:uuid}/revoke", operation_id="revokeToken", permission="token:write", status_code=200,
       problems=(NotFound, TokenInUse))  # fmt: skip
 async def revoke_token(
-    caller: NamedDependency[TenantScope], token_id: FromPath[UUID], tokens: NamedDependency[TokenService]
+    caller: NamedDependency[TenantScope], token_id: TokenInPath, tokens: NamedDependency[TokenService]
 ) -> APIToken:
     """End a token, and every token made with it, at once. It stays listed. Not the one that you use."""
     return await tokens.revoke(caller, token_id)
@@ -92,7 +93,7 @@ async def revoke_token(
 @delete("/tokens/{token_id:uuid}", operation_id="deleteToken", permission="token:write",
         problems=(NotFound, TokenInUse))  # fmt: skip
 async def delete_token(
-    caller: NamedDependency[TenantScope], token_id: FromPath[UUID], tokens: NamedDependency[TokenService]
+    caller: NamedDependency[TenantScope], token_id: TokenInPath, tokens: NamedDependency[TokenService]
 ) -> None:
     """End a token, and every token made with it, and list it no more. Not the one that you use."""
     await tokens.delete(caller, token_id)

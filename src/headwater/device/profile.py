@@ -45,7 +45,7 @@ class MetricType(StrEnum):
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """unit is SenML or UCUM; bounds are inclusive and only for numbers."""
+    """unit is SenML or UCUM; bounds are inclusive and only for numbers. retention_days: null = the profile's."""
 
     name: Name
     type: MetricType = MetricType.FLOAT
@@ -53,7 +53,6 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     min: float | None = None
     max: float | None = None
     retention_days: Days | None = None
-    """None = the profile's"""
     description: Annotated[str, Meta(max_length=500, extra_json_schema=_TOLD["text"])] = ""
 
 
@@ -85,9 +84,10 @@ class TopicKind(StrEnum):
 class TopicRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A topic that firmware already uses, and what it means here.
 
-    filter   an MQTT topic filter; `{device}` and `{external_id}` stand for the connected device
-    path     JSON pointer to the part of the payload that holds the values ("" = all of it)
-    flatten  nested objects become metrics with dotted names (`AM2301.Temperature`), as Tasmota and Zigbee2MQTT send
+    filter    an MQTT topic filter; `{device}` and `{external_id}` stand for the connected device
+    path      JSON pointer to the part of the payload that holds the values ("" = all of it)
+    flatten   nested objects become metrics with dotted names (`AM2301.Temperature`), as Tasmota and Zigbee2MQTT send
+    time_key  the member that holds the device's time, where it is not `ts` or `time`
     """
 
     filter: TopicFilter
@@ -96,20 +96,24 @@ class TopicRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     path: Annotated[str, Meta(max_length=200, extra_json_schema=_TOLD["pointer"])] = ""
     flatten: bool = False
     time_key: Annotated[str, Meta(max_length=200, extra_json_schema=_TOLD["text"])] = ""
-    """the member that holds the device's time, where it is not `ts` or `time`"""
 
 
 class ProfileDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is known of a model of device.
+
+    publish         ordinary topics that the device may publish to, besides its contracts
+    subscribe       ordinary topics that the device may subscribe to; `$SYS/#` shows it the tenant's figures
+    retention_days  for how long telemetry is kept; a metric may say otherwise
+    future_s_max    how far ahead of ours a device's clock may be
+    data_fresh_s    how old the newest telemetry of a device may be and still count as fresh: some of its reporting intervals
+    """
+
     metrics: Annotated[tuple[Metric, ...], Meta(max_length=1000)] = ()
     unknown_metrics: UnknownMetrics = UnknownMetrics.ACCEPT
     decoder: Decoder = Decoder.AUTO
     topics: Annotated[tuple[TopicRule, ...], Meta(max_length=100)] = ()
     publish: Annotated[tuple[TopicFilter, ...], Meta(max_length=100)] = ()
-    """ordinary topics that the device may publish to, besides its contracts"""
     subscribe: Annotated[tuple[SubscriptionFilter, ...], Meta(max_length=100)] = ()
-    """ordinary topics that the device may subscribe to; `$SYS/#` shows it the tenant's figures"""
     retention_days: Days = 365
     future_s_max: Annotated[int, Meta(ge=0, le=86_400)] = 300
-    """how far ahead of ours a device's clock may be"""
     data_fresh_s: Annotated[int, Meta(ge=1, le=31_536_000)] = DATA_FRESH_S
-    """how old the newest telemetry of a device may be and still count as fresh: some of its reporting intervals"""

@@ -14,6 +14,9 @@ from headwater.tenancy.scope import TenantScope
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
+    """actor: who did it, as in `person:<uuid>`; subject: what it was done to, as in `device:<uuid>`;
+    address: where the request came from; detail: what more there is to say, by action."""
+
     id: UUID
     at: datetime
     actor: str

@@ -46,6 +46,9 @@ class NewOperatorToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OperatorEntry(msgspec.Struct, frozen=True):
+    """actor: who did it, as in `operator:<uuid>`; subject: what it was done to, as in `tenant:<uuid>`;
+    address: where the request came from; detail: what more there is to say, by action."""
+
     id: UUID
     at: datetime
     actor: str
