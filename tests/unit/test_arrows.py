@@ -21,7 +21,7 @@ class Row(NamedTuple):
     why: str
 
 
-LEAVES = ("errors", "clock", "ids", "")
+LEAVES = ("errors", "clock", "ids", "turns", "")
 """Everybody else may import them; "" is the package itself, which holds the version."""
 ALONE = (*LEAVES, "protocols")
 """Not even the leaves: one of them reads the clock, and errors of ours are not errors of the protocol."""
