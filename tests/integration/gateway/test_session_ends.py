@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
@@ -110,33 +112,66 @@ async def test_a_publisher_is_known_to_repeat_itself_where_its_session_was_not_w
     await connection.close()
 
 
-async def test_a_gateway_that_is_on_its_way_back_to_nats_is_not_taken_for_dead(
-    gateways: Two, device: Device, nats_url: str
-) -> None:
-    """What it still writes counts: here, that the client has finished with a message."""
+async def away_with(gateways: Two, device: Device, store: SessionStore, owner: UUID) -> None:
+    """The session of a "listener" is served by a gateway that only the test knows. It has sent the message that there is,
+    and nobody else knows."""
     listener = await PacketClient.open(gateways[0], device, "listener", session_expiry_s=600)
     await listener.subscribe("a", qos=2)
     speaker = await PacketClient.open(gateways[0], device, "speaker")
     await speaker.publish("a", b"once", 1)
     await listener.expect(Publish)
-    connection = await nats.connect(nats_url)
-    store, owner = SessionStore(connection), uuid7()
     stored = await store.find(device.tenant_id, "listener")
     assert stored.record is not None
     stored.record.owner, stored.record.pending = owner.bytes, []
     await store.save(stored.record, stored.revision)
 
+
+async def writes(store: SessionStore, device: Device, **changes: object) -> None:
+    stored = await store.find(device.tenant_id, "listener")
+    assert stored.record is not None
+    await store.save(msgspec.structs.replace(stored.record, **changes), stored.revision)
+
+
+async def test_a_gateway_that_is_on_its_way_back_to_nats_is_not_taken_for_dead(
+    gateways: Two, device: Device, nats_url: str
+) -> None:
+    """What it still writes counts: here, that the client has had the message."""
+    connection = await nats.connect(nats_url)
+    store, owner = SessionStore(connection), uuid7()
+    await away_with(gateways, device, store, owner)
+
     async def let_go(message: Msg) -> None:
-        now = await store.find(device.tenant_id, "listener")
-        assert now.record is not None
-        now.record.connected, now.record.sequence = False, 2
-        await store.save(now.record, now.revision)
+        await writes(store, device, connected=False, sequence=2)
         await message.respond(b"")
 
     coming = asyncio.create_task(PacketClient.open(gateways[1], device, "listener", clean_start=False, session_expiry_s=600))
     await asyncio.sleep(0.6 * ABSENT_S)
     await connection.subscribe(subjects.release(owner), cb=let_go)
     listener = await coming
+    assert listener.connack.session_present
+    assert await listener.silent()
+    await connection.close()
+
+
+async def test_a_third_gateway_that_was_quicker_is_asked_to_let_go_as_well(
+    gateways: Two, device: Device, nats_url: str
+) -> None:
+    connection = await nats.connect(nats_url)
+    store, owner, quicker = SessionStore(connection), uuid7(), uuid7()
+    await away_with(gateways, device, store, owner)
+
+    async def lose(message: Msg) -> None:
+        await writes(store, device, owner=quicker.bytes)
+        await message.respond(b"")
+
+    async def let_go(message: Msg) -> None:
+        await writes(store, device, connected=False, sequence=2)
+        await message.respond(b"")
+
+    await connection.subscribe(subjects.release(owner), cb=lose)
+    await connection.subscribe(subjects.release(quicker), cb=let_go)
+    await connection.flush()
+    listener = await PacketClient.open(gateways[1], device, "listener", clean_start=False, session_expiry_s=600)
     assert listener.connack.session_present
     assert await listener.silent()
     await connection.close()

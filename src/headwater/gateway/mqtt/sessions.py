@@ -132,9 +132,12 @@ class Sessions:
         for _ in range(ATTEMPTS):
             is_dead = False
             if stored.record is not None and stored.record.connected:
+                owner = stored.record.owner
                 is_dead = not await self._release(stored.record, None if connect.clean_start else principal.device_id)
-                before, stored = stored.revision, await self._store.find(tenant_id, client_id)
-                if stored.revision == before:
+                stored = await self._store.find(tenant_id, client_id)
+                if stored.record is not None and stored.record.connected:
+                    if stored.record.owner != owner:
+                        continue  # a third gateway has it now, and has to let go as well
                     is_dead = True  # or it lives, and could not write how far it got
             try:
                 return await self._open(_Comer(connection, connect, principal, will), stored, is_dead)
