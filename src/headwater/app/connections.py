@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import structlog
 from nats.aio.client import Client
@@ -36,7 +37,21 @@ class NATSConnection(Client):
         await super()._process_pong()
 
 
-async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = False) -> NATSConnection:
+class PromptConnection(NATSConnection):
+    """Writes what is published at once, and not in the next turn of the loop together with what else there is then: whoever
+    has made sure that it may be published knows that it was. A system call for each."""
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        if self.is_connected and self._pending_data_size > 0 and self._transport is not None:
+            self._transport.writelines(self._pending[:])
+            self._pending = []
+            self._pending_data_size = 0
+        return await super()._flush_pending(force_flush)
+
+
+async def connect_nats(
+    settings: NATSSettings, *, name: str, no_echo: bool = False, kind: type[NATSConnection] = NATSConnection
+) -> NATSConnection:
     """no_echo: what this connection publishes does not come back to its own subscriptions."""
     require(settings.url, "NATS_URL")
 
@@ -51,7 +66,7 @@ async def connect_nats(settings: NATSSettings, *, name: str, no_echo: bool = Fal
         connection.back_at = asyncio.get_running_loop().time()
         log.info("nats_reconnected")
 
-    connection = NATSConnection()
+    connection = kind()
     await connection.connect(
         settings.servers,
         name=name,

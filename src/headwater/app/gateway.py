@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 
 from headwater.app import readiness
-from headwater.app.connections import connect_nats
+from headwater.app.connections import PromptConnection, connect_nats
 from headwater.app.gateway_figures import figures_of
 from headwater.app.gateway_ports import certificate_of, door_rules, ports_of, trusted_proxies
 from headwater.app.metrics import serve_metrics
@@ -68,6 +68,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(nats.close)
         carrier = await connect_nats(settings.nats, name=f"{settings.gateway.name} messages", no_echo=True)
         stack.push_async_callback(carrier.close)
+        scribe = await connect_nats(settings.nats, name=f"{settings.gateway.name} log", kind=PromptConnection)
+        stack.push_async_callback(scribe.close)
         jetstream = nats.jetstream()
         await ensure(jetstream, settings.nats.topology)
 
@@ -96,7 +98,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         message_log, retained = MessageLog(nats), RetainedStore(nats)
         sessions = Sessions(nats, gateway_id, message_log, retained, lambda: nats.back_for_s)
         standstill = Standstill(sessions)
-        own = OwnMessages(publisher, standstill)
+        own = OwnMessages(Publisher(scribe.jetstream()), standstill)
         router = Router(nats, carrier, own, message_log=message_log, retained=retained, uplink=uplink)
         roster, directory = Roster(nats, gateway_id), ClientDirectory(nats, gateway_id)
         loop = asyncio.get_running_loop()
