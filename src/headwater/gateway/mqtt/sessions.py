@@ -54,6 +54,7 @@ ABSENT_S = 0.5
 GATHERED_S = 5.0
 """After NATS was away: all gateways that live have reached it again."""
 ASK_AGAIN_S = 0.1
+ABSENT_MAX = 1_000
 SETTLED_S = 0.25
 """After a gateway has died: what it had sent to the log before is in the log by then."""
 RECEIPTS_SKIPPED = 1 << 20
@@ -116,6 +117,8 @@ class Sessions:
         self._retained = retained
         self._store = SessionStore(nats_client)
         self._shares = KeyedStream(nats_client, SESSION_STREAM)
+        self._absent: set[UUID] = set()
+        """gateways that were waited for in vain: all of a dead one's clients come within seconds"""
         self.kept: set[KeptSession] = set()
         self._timers: set[asyncio.Task[None]] = set()
         self.end_local: EndLocal
@@ -256,7 +259,7 @@ class Sessions:
             return True
         request = msgspec.msgpack.encode((record.tenant, record.client_id, heir.bytes if heir is not None else b""))
         try:
-            await self._ask(subjects.release(owner), request)
+            await self._ask(owner, request)
         except (nats.errors.NoRespondersError, TimeoutError, nats.errors.TimeoutError):
             log.info("session_taken_from_the_dead", gateway=owner.hex)
             return False
@@ -264,19 +267,21 @@ class Sessions:
             raise Unavailable("the session cannot be moved now; try again") from error
         return True
 
-    async def _ask(self, subject: str, request: bytes) -> None:
+    async def _ask(self, owner: UUID, request: bytes) -> None:
         """That nobody answers means little while gateways find their way back to NATS: one that lives may still have to send
         what its clients published. Raises NATS's errors, TimeoutError."""
         clock = asyncio.get_running_loop().time
         give_up = clock() + ABSENT_S
         while True:
             try:
-                await self._nats.request(subject, request, timeout=RELEASE_S)
+                await self._nats.request(subjects.release(owner), request, timeout=RELEASE_S)
             except nats.errors.NoRespondersError:
-                if clock() > give_up and self._back_for_s() > GATHERED_S:
+                if self._back_for_s() > GATHERED_S and (clock() > give_up or owner in self._absent):
+                    self._absent = {*self._absent, owner} if len(self._absent) < ABSENT_MAX else {owner}
                     raise
                 await asyncio.sleep(ASK_AGAIN_S)
             else:
+                self._absent.discard(owner)
                 return
 
     async def listen(self) -> None:
