@@ -244,6 +244,15 @@ CASES = [
     Case("MQTT-3.8.1-1", "SUBSCRIBE has the flags 2", 5, "C5 8007 0001 00 000161 00", "connack:00 disconnect:81", False),
     Case("MQTT-3.10.1-1", "UNSUBSCRIBE has the flags 2", 4, "C4 a005 0001 000161", "connack:00", False),
     Case("MQTT-3.10.1-1", "UNSUBSCRIBE has the flags 2", 5, "C5 a006 0001 00 000161", "connack:00 disconnect:81", False),
+    Case(
+        "3.1 section 3.1",
+        "3.1 does not use the flags of CONNECT",
+        3,
+        "1e0f 00064d5149736470 03 02 003c 000163",
+        "connack:00",
+        True,
+    ),
+    Case("3.1 section 3.12", "nor those of PINGREQ", 3, "C3 c800", "connack:00 pingresp", True),
     Case("3.1 section 2.1", "3.1 allows DUP on SUBSCRIBE", 3, "C3 8a06 0001 000161 00", "connack:00 suback:1:00", True),
     # -- PUBLISH -------------------------------------------------------------------------------------------------------
     Case("MQTT-3.3.4-1", "QoS 1 is answered with PUBACK", 4, "C4 3206 000161 0007 78", "connack:00 puback:7:00", True),
@@ -347,6 +356,7 @@ CASES = [
     Case("MQTT-3.6.2-1", "a PUBREL for nothing", 5, "C5 6202 0009", "connack:00 pubcomp:9:92", True, OTHER_REASON),
     Case("MQTT-4.3.3-8", "QoS 2 is answered with PUBREC", 4, "C4 3406 000161 0007 78", "connack:00 pubrec:7:00", True),
     Case("MQTT-4.3.3-4", "a PUBREC for nothing", 5, "C5 5002 0009", "connack:00 pubrel:9:92", True, OTHER_REASON),
+    Case("MQTT-4.3.3-4", "a failed PUBREC is not answered", 5, "C5 5003 0009 97 PING", "connack:00 pingresp", True),
     Case("3.4", "a PUBACK has a packet identifier", 4, "C4 4001 00", "connack:00", False),
     Case("MQTT-4.3.3-11", "PUBREL is answered with PUBCOMP", 4, "C4 6202 0001", "connack:00 pubcomp:1:00", True),
     # -- SUBSCRIBE, UNSUBSCRIBE ----------------------------------------------------------------------------------------

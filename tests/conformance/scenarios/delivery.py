@@ -196,6 +196,24 @@ async def what_is_too_large_for_a_client_that_was_away_is_dropped(stage: Stage) 
     await stage.quiet(back)
 
 
+@scenario("4.13.1-1", "4.3.2-4", "4.3.3-8")
+async def a_receipt_that_is_not_due_ends_the_connection(stage: Stage) -> None:
+    speaker = await stage.client("speaker")
+    for qos, answers in (
+        (1, [PubRec]), (1, [PubComp]), (2, [PubAck]), (2, [PubComp]), (2, [PubRec, PubAck]),
+    ):  # fmt: skip
+        listener = await stage.client("listener")
+        await listener.subscribe(stage.topic(), qos)
+        await speaker.publish(stage.topic(), b"x", qos)
+        packet_id = (await listener.message()).packet_id
+        for answer in answers[:-1]:
+            await listener.send(answer(packet_id))
+            await listener.the(PubRel)
+        await listener.send(answers[-1](packet_id))
+        said = await listener.closes()
+        assert said is None or said.reason == 0x82  # a mosquitto says nothing
+
+
 @scenario("3.3.4-7", "4.13.1-1", levels=(5,), mosquitto="does not hold clients to the receive maximum that it announces")
 async def the_servers_receive_maximum_holds(stage: Stage) -> None:
     speaker = await stage.client("speaker")

@@ -9,6 +9,7 @@ from headwater.protocols.mqtt import (
     Deliverable,
     Limits,
     LocalProtocolError,
+    Packet,
     Phase,
     ProtocolFailed,
     PubAck,
@@ -103,7 +104,6 @@ def test_sending() -> None:
     assert sent(session) == [PubRel(1)]  # [MQTT-4.3.3-4]
     assert receive(session, PubRec(1)) == []  # again: our PUBREL was lost with an earlier connection
     assert sent(session) == [PubRel(1)]
-    assert receive(session, PubAck(1)) == []
     assert session.send_window == Limits().send_maximum - 2
     assert receive(session, PubComp(1)) == [PubComp(1)]
     assert receive(session, PubComp(1)) == []
@@ -111,10 +111,33 @@ def test_sending() -> None:
     assert session.send_window == Limits().send_maximum
     assert receive(session, PubRec(2)) == []
     assert sent(session) == [PubRel(2, 0x92)]
+    assert receive(session, PubRec(2, 0x97)) == []
+    assert sent(session) == []  # an error is never answered [MQTT-4.3.3-4]
     session.release(9)  # what a resumed session had got so far
     assert sent(session) == [PubRel(9)]
     assert receive(session, PubComp(9)) == [PubComp(9)]
     assert session.phase is Phase.CONNECTED
+
+
+@pytest.mark.parametrize(
+    ("qos", "answers"),
+    [
+        (1, [PubRec(1)]),
+        (1, [PubRec(1, 0x97)]),
+        (1, [PubComp(1)]),
+        (2, [PubAck(1)]),
+        (2, [PubComp(1)]),
+        (2, [PubRec(1), PubAck(1)]),
+    ],
+)
+def test_an_answer_that_is_not_due_is_an_error(qos: int, answers: list[Packet]) -> None:
+    session = connected(5, LIMITS)
+    session.deliver(Deliverable("a", b"x"), qos)
+    sent(session)
+    for answer in answers[:-1]:
+        assert receive(session, answer) == []
+    assert [event.reason for event in receive(session, answers[-1])] == [0x82]
+    assert session.phase is Phase.CLOSED
 
 
 # -- durable sessions: nothing is said that the owner has not stored ---------------------------------------------------
@@ -135,7 +158,6 @@ def test_a_release_waits_for_its_owner(level: int) -> None:
     sent(session)
     assert receive(session, PubRec(1)) == [PubRec(1)]
     assert receive(session, PubRec(1)) == []  # a repetition, answered by the same PUBREL
-    assert receive(session, PubComp(1)) == []  # for a PUBREL that was never sent
     assert sent(session) == []
     session.release(1)
     assert sent(session) == [PubRel(1)]
@@ -143,6 +165,13 @@ def test_a_release_waits_for_its_owner(level: int) -> None:
     assert sent(session) == [PubRel(1)]
     assert receive(session, PubComp(1)) == [PubComp(1)]
     assert session.send_window == Limits().send_maximum
+
+
+def test_nothing_completes_what_is_not_released() -> None:
+    session = durable()
+    session.deliver(Deliverable("a", b"x"), 2)
+    receive(session, PubRec(1))
+    assert [event.reason for event in receive(session, PubComp(1))] == [0x82]
 
 
 def test_a_failed_receipt_ends_a_durable_delivery() -> None:

@@ -85,8 +85,10 @@ def _check_flags(first: int, level: int) -> None:
     flags = first & 15
     if packet_type is T.PUBLISH:
         return
-    if level == 3 and packet_type in FLAGS:
-        flags &= ~9  # 3.1 lets these packets carry DUP and leaves RETAIN undefined (3.1, section 2.1)
+    if level == 3:
+        if packet_type not in FLAGS:
+            return  # 3.1 does not use them, and forbids nothing (3.1, sections 3.1 and 3.4 to 3.14)
+        flags &= ~9  # these packets may carry DUP, and RETAIN is undefined (3.1, section 2.1)
     if flags != FLAGS.get(packet_type, 0):
         raise malformed(f"{packet_type.name} has the flags {flags}")
 

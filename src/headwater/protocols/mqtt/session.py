@@ -267,7 +267,7 @@ class ServerSession:
 
     def _take(self, first: int, data: bytes, frame: Frame) -> Event | None:
         """Decodes one packet, does what the session owes for it, and moves to the next phase."""
-        if first == 0x10:
+        if first >> 4 == PacketType.CONNECT:
             self.protocol_level = read_protocol_level(data, *frame)  # a refusal needs it even when the rest is malformed
         packet = decode_packet(first, data, frame.body, frame.stop, self.protocol_level)
         following = STEPS[self.phase][type(packet)]
@@ -368,8 +368,7 @@ class ServerSession:
         return publish if publish.topic else replace(publish, topic=topic)
 
     def _on_puback(self, puback: PubAck) -> PubAck | None:
-        """None for one that is not in flight: a late answer to an earlier connection of the same session."""
-        if not self._is_awaited(puback.packet_id, PubAck):
+        if not self._is_due(puback):
             return None
         self._free(puback.packet_id)
         return puback
@@ -379,12 +378,14 @@ class ServerSession:
 
         An event where the owner has something to do: to store it, or to know that the packet id is free."""
         packet_id = pubrec.packet_id
-        if self._is_awaited(packet_id, PubRel):
+        due = self._due(packet_id)
+        if due is PubRel:
             return None  # the owner is storing the first one: its `release` answers both
-        if not self._is_awaited(packet_id, PubRec):
-            is_repeated = self._is_awaited(packet_id, PubComp)
-            reason = Reason.SUCCESS if is_repeated else Reason.PACKET_IDENTIFIER_NOT_FOUND
-            self._queue(PubRel(packet_id, reason))
+        if due is PubAck:
+            raise _not_due(pubrec, due)
+        if due is not PubRec:
+            if pubrec.reason < 0x80:
+                self._queue(PubRel(packet_id, Reason.SUCCESS if due is PubComp else Reason.PACKET_IDENTIFIER_NOT_FOUND))
             return None
         if pubrec.reason >= 0x80:
             self._free(packet_id)
@@ -396,13 +397,21 @@ class ServerSession:
         return pubrec
 
     def _on_pubcomp(self, pubcomp: PubComp) -> PubComp | None:
-        if not self._is_awaited(pubcomp.packet_id, PubComp):
+        if not self._is_due(pubcomp):
             return None
         self._free(pubcomp.packet_id)
         return pubcomp
 
-    def _is_awaited(self, packet_id: int, answer: Awaited) -> bool:
-        return self._outbound is not None and self._outbound.awaited.get(packet_id) is answer
+    def _is_due(self, receipt: PubAck | PubComp) -> bool:
+        """False for one of nothing in flight: a late answer to an earlier connection of the same session. Where another
+        packet comes next, this one is a protocol error. [MQTT-4.3.2-4], [MQTT-4.3.3-8]"""
+        due = self._due(receipt.packet_id)
+        if due is not None and due is not type(receipt):
+            raise _not_due(receipt, due)
+        return due is not None
+
+    def _due(self, packet_id: int) -> Awaited | None:
+        return self._outbound.awaited.get(packet_id) if self._outbound is not None else None
 
     def _await(self, packet_id: int, answer: Awaited) -> None:
         outbound = self._outbound = self._outbound or Outbound()
@@ -890,6 +899,10 @@ def _no_room(size: int, bytes_max: int) -> RemoteProtocolError:
 
 def _alias(alias: int) -> bytes:
     return b"\x23" + alias.to_bytes(2, "big")
+
+
+def _not_due(receipt: PubAck | PubRec | PubComp, due: Awaited) -> RemoteProtocolError:
+    return protocol_error(f"{type(receipt).__name__} for {receipt.packet_id}, where {due.__name__} comes next")
 
 
 def _explanation(reason_string: str | None, server_reference: str | None = None) -> Properties:
