@@ -380,7 +380,7 @@ def test_a_flood_of_refusals_is_counted_not_written(time: Time, monkeypatch: pyt
     refusals = LoggedRefusals(time)
     for _ in range(1000):
         refusals.refused(Visitor("192.0.2.1:1", 0.0), Refusal("tls", "tls.timeout", "slow"))
-    assert len(lines) == visitor_module.LOG_LINES_PER_S
+    assert len(lines) == visitor_module.LOG_LINES_BURST
     time.now += 1
     refusals.refused(Visitor("192.0.2.1:1", 0.0), Refusal("tls", "tls.timeout", "slow"))
-    assert lines[-1]["unsaid"] == 1000 - visitor_module.LOG_LINES_PER_S
+    assert lines[-1]["unsaid"] == 1000 - visitor_module.LOG_LINES_BURST

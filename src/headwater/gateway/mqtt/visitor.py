@@ -11,8 +11,9 @@ from headwater.gateway.mqtt.back_off import TokenBucket
 
 log = structlog.get_logger(__name__)
 
-LOG_LINES_PER_S = 20
-"""Of refused connections; a flood is counted, not written down."""
+LOG_LINES_PER_S, LOG_LINES_BURST = 1, 20
+"""Of refused connections. A flood is counted, not written down: a line takes a third of a millisecond, in which no device is
+served."""
 STAGES = ("accept", "proxy", "tls", "websocket", "mqtt")
 
 
@@ -61,11 +62,11 @@ class Refusals(Protocol):
 
 
 class LoggedRefusals:
-    """A log line each, up to LOG_LINES_PER_S; how many more there were stands in the next one."""
+    """A log line each, up to LOG_LINES_BURST and then LOG_LINES_PER_S; how many more there were stands in the next one."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._lines = TokenBucket(LOG_LINES_PER_S, LOG_LINES_PER_S, now())
+        self._lines = TokenBucket(LOG_LINES_PER_S, LOG_LINES_BURST, now())
         self._unsaid = 0
 
     def refused(self, visitor: Visitor, refusal: Refusal) -> None:

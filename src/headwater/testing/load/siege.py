@@ -3,7 +3,8 @@
 `trickle`    a slow-loris: `connections` open sockets, each of which sends one byte of an endless CONNECT a second, and comes
              again when it is thrown out
 `half-open`  `rate` TLS handshakes a second that are begun and never ended: a ClientHello, for which the server computes its
-             half of the key exchange and signs, and then silence
+             half of the key exchange and signs, and then silence. Strangers know nothing of each other, so they come at
+             random moments (a Poisson process)
 
 They come from many addresses of 127.0.0.0/8, none of them 127.0.0.1, and go on until standard input ends.
 
@@ -16,6 +17,7 @@ import argparse
 import gc
 import json
 import os
+import random
 import select
 import socket
 import ssl
@@ -36,6 +38,7 @@ CONNECT_BYTES = 60_000
 HALF_OPEN_MAX = 5_000
 """The oldest is given up for the next."""
 READ_BYTES = 65_536
+POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +79,20 @@ class Attacker:
     def run(self) -> Repelled:
         """Until standard input ends."""
         cpu, start_s = time.process_time(), time.perf_counter()
-        trickled_s = start_s
+        trickled_s = next_s = start_s
         while True:
             now_s = time.perf_counter()
             if self._siege.attack == "half-open":
-                while self.result.opened < (now_s - start_s) * self._siege.rate:
+                while next_s <= now_s:
                     self._begin()
+                    next_s += random.expovariate(self._siege.rate)
             else:
                 while len(self._open) < self._siege.connections and self.result.opened < self._allowed(now_s - start_s):
                     self._begin()
                 if now_s - trickled_s >= TRICKLE_S:
                     trickled_s = now_s
                     self._trickle()
-            if self._ended(0.01):
+            if self._ended(min(POLL_S, next_s - now_s) if self._said else POLL_S):
                 break
         self.result.open = len(self._open)
         self.result.seconds = round(time.perf_counter() - start_s, 3)
