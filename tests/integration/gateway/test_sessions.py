@@ -15,6 +15,7 @@ from tests.support.gateways import OPEN, Device, Two, add_device, eventually
 from tests.support.packet_client import Closed, PacketClient
 from tests.support.tenants import TenantFactory
 
+from headwater.gateway.mqtt import router
 from headwater.gateway.mqtt.router import SUBSCRIPTIONS_MAX
 from headwater.protocols.mqtt import (
     Disconnect,
@@ -31,6 +32,7 @@ from headwater.protocols.mqtt import (
 from headwater.stream import keyed, subjects
 from headwater.stream.message_log import LoggedBatch, MessageLog
 from headwater.stream.retained_store import RetainedStore
+from headwater.stream.session_store import SessionStore
 from headwater.stream.topology import MESSAGE_STREAM, Topology, ensure
 
 
@@ -389,10 +391,18 @@ async def test_a_connection_has_so_many_subscriptions(gateways: Two, device: Dev
     assert await client.subscribe("one/more") == (1,)
 
 
+@pytest.mark.parametrize("log_gap_s", [0.0, 0.3])  # the log has it before it is refused, or after
 async def test_a_retained_message_that_was_refused_frees_its_packet_id(
-    gateways: Two, database_urls: DatabaseURLs, tenant_factory: TenantFactory, monkeypatch: pytest.MonkeyPatch
+    gateways: Two,
+    database_urls: DatabaseURLs,
+    tenant_factory: TenantFactory,
+    nats_url: str,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    log_gap_s: float,
 ) -> None:
     monkeypatch.setattr(keyed, "COUNTED_S", 0.0)
+    monkeypatch.setattr(router, "GAP_S", log_gap_s)
     device = await add_device(database_urls.owner, await tenant_factory(quotas={"retained_max": 1}), definition=OPEN)
     listener = await PacketClient.open(gateways[0], device, "listener")
     await listener.subscribe("a", qos=2)
@@ -400,6 +410,11 @@ async def test_a_retained_message_that_was_refused_frees_its_packet_id(
     await speaker.publish("one", b"1", 1, retain=True)
     await speaker.send(Publish("two", b"2", 2, True, packet_id=7))
     assert (await speaker.expect(PubRec)).reason == 0x97
+    connection = await nats.connect(nats_url)
+    record = (await SessionStore(connection).find(device.tenant_id, "speaker")).record
+    assert record is not None
+    assert (record.received, record.published) == ([], await MessageLog(connection).last())  # also if the gateway dies now
+    await connection.close()
     await speaker.bye()
     speaker = await PacketClient.open(gateways[1], device, "speaker", clean_start=False, session_expiry_s=600)
     await speaker.send(Publish("a", b"another", 2, packet_id=7))

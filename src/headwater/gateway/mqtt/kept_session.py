@@ -90,10 +90,13 @@ class KeptSession:
         self.publishes.difference_update(ended)
         self._finish(len(ended))
 
-    def refused(self, packet_ids: list[int]) -> None:
-        """The client was told so, and may use them for others [MQTT-4.3.3-9]."""
+    def refused(self, packet_ids: list[int]) -> bool:
+        """The client may use them for others once it is told [MQTT-4.3.3-9]. True = not before that is stored: they are in
+        the log, and the next gateway would take those others for repetitions."""
+        was_received = not self.received.isdisjoint(packet_ids)
         self.received.difference_update(packet_ids)
-        self.is_dirty = True
+        self.is_dirty = self.is_dirty or was_received
+        return was_received
 
     def released(self, packet_id: int) -> None:
         """PUBREL: PUBCOMP goes once it is stored that the packet id is free, or the next message under it would be lost."""

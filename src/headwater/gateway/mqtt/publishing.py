@@ -175,10 +175,14 @@ class Publishing:
         if session.protocol_level < 5:
             self._connection.close(reasons.disconnect_of(error), error.detail, Ended.NOT_STORED)
             return
+        if self.kept is not None and self.kept.refused(token):
+            self.kept.stage(partial(self._tell_refused, token, error))
+        else:
+            self._tell_refused(token, error)
+
+    def _tell_refused(self, token: list[int], error: DomainError) -> None:
         for packet_id in token:
-            session.acknowledge(packet_id, reasons.puback_of(error), error.detail)
-        if self.kept is not None:
-            self.kept.refused(token)
+            self._connection.session.acknowledge(packet_id, reasons.puback_of(error), error.detail)
         self._connection.flush()
 
     # -- routes ---------------------------------------------------------------------------------------------------------

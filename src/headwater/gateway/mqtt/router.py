@@ -475,4 +475,6 @@ async def _ended(kept: asyncio.Future[None]) -> None:
 
 
 async def _both(kept: asyncio.Future[None], logged: asyncio.Future[int]) -> None:
+    """Ends when both have: one that is refused may still be on its way to the log."""
+    await asyncio.wait((kept, logged))
     await asyncio.gather(kept, logged)
